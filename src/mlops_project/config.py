@@ -1,0 +1,157 @@
+"""params.yaml as typed objects, and where things lie. Every key is described in params.yaml itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from mlops_project.errors import ParamsError
+from mlops_project.files import read_yaml
+from mlops_project.strict import Strict, convert
+
+# All paths are relative to the working directory: DVC runs every stage beside dvc.yaml.
+PARAMS_FILE = Path("params.yaml")
+PROCESSED = Path("data/processed")
+FEATURES = Path("data/features")
+PREDICTIONS = Path("data/predictions")
+MODELS = Path("models")
+METRICS = Path("metrics")
+PLOTS = METRICS / "plots"
+
+Positive = Annotated[float, Meta(gt=0, le=1e15)]  # msgspec takes no infinite bound; .inf would give a cost of NaN
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+UpToOne = Annotated[float, Meta(gt=0, le=1)]
+Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+
+
+class DataParams(Strict, frozen=True):
+    raw: str
+    contract: str
+
+
+class PrepareParams(Strict, frozen=True):
+    duplicate_min_cells: Annotated[int, Meta(ge=0)]
+    split: Literal["hash", "stratified", "by_time", "by_group"]
+    group_column: str | None
+    date_column: str | None
+    test_size: Share
+    split_seed: Seed
+
+
+class Ratio(Strict, frozen=True):
+    name: str
+    numerator: str
+    denominator: str
+
+
+class FeaturizeParams(Strict, frozen=True):
+    ratios: list[Ratio]
+    log: list[str]
+    numeric_imputation: Literal["median", "mean"]
+    missing_indicators: bool
+    outliers: Literal["none", "iqr", "percentiles"]
+    iqr_factor: Positive
+    lower_percentile: Annotated[float, Meta(ge=0, lt=50)]
+    upper_percentile: Annotated[float, Meta(gt=50, le=100)]
+    scale: Literal["standard", "robust", "none"]
+    ordinals: Literal["rank", "one_hot"]
+    without_protected: bool
+
+
+class TrainParams(Strict, frozen=True):
+    model: Literal["logistic_regression", "decision_tree", "random_forest", "svm", "xgboost"]
+    imbalance: Literal["none", "SMOTE", "BorderlineSMOTE", "SMOTENC", "ADASYN", "class_weight"]
+    smote_neighbors: Count
+    n_splits: Annotated[int, Meta(ge=2)]
+    n_repeats: Count
+    seed: Seed
+
+
+class LogisticRegressionParams(Strict, frozen=True):
+    C: Positive
+    max_iter: Count
+
+
+class DecisionTreeParams(Strict, frozen=True):
+    max_depth: Count | None
+    min_samples_leaf: Count
+    ccp_alpha: Annotated[float, Meta(ge=0)]
+
+
+class RandomForestParams(Strict, frozen=True):
+    n_estimators: Count
+    max_depth: Count | None
+    min_samples_leaf: Count
+    max_features: UpToOne | Literal["sqrt", "log2"]
+
+
+class SvmParams(Strict, frozen=True):
+    C: Positive
+    gamma: Positive | Literal["scale", "auto"]
+    calibration_folds: Annotated[int, Meta(ge=2)]
+
+
+class XgboostParams(Strict, frozen=True):
+    n_estimators: Count
+    max_depth: Count
+    learning_rate: UpToOne
+    subsample: UpToOne
+    colsample_bytree: UpToOne
+    min_child_weight: Annotated[float, Meta(ge=0)]
+    reg_lambda: Annotated[float, Meta(ge=0)]
+
+
+class ModelParams(Strict, frozen=True):
+    logistic_regression: LogisticRegressionParams
+    decision_tree: DecisionTreeParams
+    random_forest: RandomForestParams
+    svm: SvmParams
+    xgboost: XgboostParams
+
+
+class EvaluateParams(Strict, frozen=True):
+    cost_bad_approved: Positive
+    cost_good_refused: Positive
+    threshold: Share | None
+    bootstrap_samples: Annotated[int, Meta(ge=100)]
+    confidence: Share
+    importance_repeats: Count
+    seed: Seed
+
+
+class Params(Strict, frozen=True):
+    data: DataParams
+    prepare: PrepareParams
+    featurize: FeaturizeParams
+    train: TrainParams
+    models: ModelParams
+    evaluate: EvaluateParams
+
+
+def load_params(path: str | Path = PARAMS_FILE) -> Params:
+    """Read and check params.yaml.
+
+    Raises
+    ------
+    ParamsError
+        If a key is unknown, misspelt, missing or wrongly typed, or two keys contradict each other.
+    """
+    return check_params(read_yaml(path), str(path))
+
+
+def check_params(content: dict[str, Any], source: str = "params") -> Params:
+    """Check a mapping with the layout of params.yaml. Raises as `load_params`."""
+    params = convert(content, Params, source, ParamsError)
+    prepare = params.prepare
+    for split, key, column in (
+        ("by_group", "group_column", prepare.group_column),
+        ("by_time", "date_column", prepare.date_column),
+    ):
+        if prepare.split == split and column is None:
+            raise ParamsError(
+                f"{source}: prepare.split is {split!r}, so prepare.{key} must name a column of the contract; found null"
+            )
+    return params

@@ -1,0 +1,197 @@
+"""Reading and writing files: YAML as DVC reads it, and atomic, byte-reproducible writes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mlops_project.errors import DataError, PipelineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import pandas as pd
+
+# Six digits show every difference that means something and hide those that only the processor makes.
+METRIC_DIGITS = 6
+
+APPLICANT_ID = "applicant_id"
+
+
+class _DvcYamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML 1.2 scalars, as DVC reads them: ``1e-05`` is a number, ``on`` and ``yes`` are text; no doubled keys."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+
+_DvcYamlLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_DvcYamlLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_DvcYamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9_]+)$"), list("-+0123456789")
+)
+_DvcYamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?[0-9][0-9_]*(?:\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)|[-+]?\.[0-9_]+(?:[eE][-+][0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
+)
+
+
+def _unique_mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for position, key in enumerate(keys):
+        if key in keys[:position]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+    return dict(zip(keys, (loader.construct_object(value, deep=True) for _, value in node.value), strict=True))
+
+
+_DvcYamlLoader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
+
+
+def _integer(loader: Any, node: yaml.ScalarNode) -> int:
+    """YAML 1.2 has no octal "010" and no base 60; "0o17", "0x1f" and "1_000" are numbers to DVC."""
+    text = loader.construct_scalar(node).replace("_", "")
+    return int(text, 0 if text.lstrip("-+")[:2] in ("0b", "0o", "0x") else 10)
+
+
+_DvcYamlLoader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping with the scalar rules of YAML 1.2, the ones DVC applies.
+
+    Raises
+    ------
+    PipelineError
+        If the file is absent, unreadable, not valid YAML or not a mapping.
+    """
+    try:
+        with open(path, encoding="utf-8") as stream:
+            content = yaml.load(stream, Loader=_DvcYamlLoader)  # noqa: S506 - a subclass of the safe loader
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: not found in {Path.cwd()}; run from the folder that holds dvc.yaml") from None
+    except (OSError, yaml.YAMLError, ValueError, TypeError) as error:  # TypeError: a mapping or list as a key
+        raise PipelineError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise PipelineError(f"{path}: found {type(content).__name__}, expected keys with values")
+    return content
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it only if the block succeeds.
+
+    Raises
+    ------
+    PipelineError
+        If the folder cannot be written or the disk is full; ``path`` is then as it was before.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PipelineError(
+            f"{path}: cannot be written ({reason}); nothing was changed; check the folder's permissions and free space"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def rounded(value: Any) -> Any:
+    """Copy a JSON-like structure with floats at ``METRIC_DIGITS`` digits and NumPy scalars as Python's own."""
+    if isinstance(value, dict):
+        return {str(key): rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return round(value, METRIC_DIGITS) if isinstance(value, float) else value
+
+
+def write_json(content: dict[str, Any], path: str | Path) -> None:
+    """Write a JSON file with rounded floats and a final newline. NaN is refused: it is not JSON."""
+    text = json.dumps(rounded(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: bool = True) -> None:
+    """Write a CSV file (UTF-8, comma, LF), by default with the index, which holds the applicant ids."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=index, lineterminator="\n", encoding="utf-8")
+
+
+def read_table(path: str | Path, text: Iterable[str] = ()) -> pd.DataFrame:
+    """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
+
+    The columns in ``text`` (`Contract.text_columns`) stay text: as a number, the code "01" would lose its zero.
+
+    Raises
+    ------
+    DataError
+        If the file is absent, empty or has no column of applicant ids.
+    """
+    import pandas as pd
+
+    try:
+        # Only empty cells are missing: a category may be called "none" or "NA".
+        as_text = dict.fromkeys([APPLICANT_ID, *text], str)
+        table = pd.read_csv(path, dtype=as_text, keep_default_na=False, na_values=[""], low_memory=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; run `dvc repro` (or the stage that writes it) first") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    if APPLICANT_ID not in table:
+        raise DataError(f"{path}: found columns {list(table.columns)[:5]}, expected {APPLICANT_ID!r}; rerun `dvc repro prepare`")
+    if table.empty:
+        raise DataError(f"{path}: holds no rows; check metrics/prepare.json")
+    return table.set_index(APPLICANT_ID)
+
+
+def dump(estimator: Any, path: str | Path) -> None:
+    """Write an estimator with joblib."""
+    import joblib
+
+    with atomic_path(path) as temporary:
+        joblib.dump(estimator, temporary, compress=("zlib", 3))
+
+
+def load(path: str | Path, check: Callable[[Any], bool], expected: str) -> Any:
+    """Read an object that ``dump`` wrote.
+
+    Unpickling runs code: load only files that come out of this repository's own pipeline.
+
+    Raises
+    ------
+    PipelineError
+        If the file is absent, damaged or holds something else than ``expected``.
+    """
+    import joblib
+
+    try:
+        loaded = joblib.load(path)
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: not found; run `dvc repro` (or the stage that writes it) first") from None
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise PipelineError(f"{path}: cannot be loaded ({type(error).__name__}); run `dvc repro` to write it anew") from error
+    if not check(loaded):
+        raise PipelineError(f"{path}: found a {type(loaded).__name__}, expected {expected}")
+    return loaded

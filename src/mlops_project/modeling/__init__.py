@@ -1,0 +1,1 @@
+"""Models: building, cross-validation, metrics and the saved risk model."""

@@ -1,0 +1,102 @@
+"""The saved model: one object, raw applicant rows in, P(good) out, with what is needed to trust it inside."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+# Not needed to define the class, but to load one: the pipeline inside holds these transformers.
+from mlops_project import features, files
+from mlops_project.schema import Contract  # noqa: TC001 - likewise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from sklearn.pipeline import Pipeline
+
+__all__ = ["RiskModel", "features", "load_model", "table_hash"]
+
+LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "imbalanced-learn", "xgboost", "xgboost-cpu", "joblib")
+
+
+class RiskModel:
+    """A fitted credit-risk model.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted preprocessor and classifier.
+    contract : Contract
+        The data contract of the rows that it takes.
+    params : dict
+        The settings that made it: ``train`` and the section of the selected model.
+    training_data_hash : str
+        `table_hash` of the rows that it was fitted on.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        [0, 1]: bad, good.
+    feature_names_in_ : list of str
+        The columns that it reads; others are ignored.
+    library_versions : dict of str
+    """
+
+    def __init__(self, pipeline: Pipeline, contract: Contract, params: dict[str, Any], training_data_hash: str) -> None:
+        self.pipeline = pipeline
+        self.contract = contract
+        self.params = params
+        self.training_data_hash = training_data_hash
+        self.classes_ = np.array([0, 1])
+        self.feature_names_in_ = contract.features
+        self.library_versions = {name: found for name in LIBRARIES if (found := _version(name))}
+
+    def predict_proba(self, table: pd.DataFrame) -> np.ndarray:
+        """Return P(bad) and P(good) of raw rows, shape (n rows, 2).
+
+        Cells may be text or numbers, clean or not: what the contract does not allow is treated as missing.
+
+        Raises
+        ------
+        DataError
+            If a column of the contract is absent.
+        """
+        # One thread: more cost at these sizes, and the order of summation would depend on their number.
+        with threadpool_limits(limits=1):
+            # XGBoost answers in single precision.
+            return self.pipeline.predict_proba(table).astype(float)
+
+    def predict(self, table: pd.DataFrame) -> np.ndarray:
+        """Return 1 where P(good) is above one half, else 0. A decision at other costs needs its own threshold."""
+        return (self.predict_proba(table)[:, 1] > 0.5).astype(int)
+
+    def probability_of_default(self, table: pd.DataFrame) -> np.ndarray:
+        """Return 1 − P(good), shape (n rows,)."""
+        return self.predict_proba(table)[:, 0]
+
+
+def table_hash(table: pd.DataFrame, y: np.ndarray, contract: Contract) -> str:
+    """SHA-256 of parsed feature values and outcomes, whatever file or frame they came in."""
+    digest = hashlib.sha256(np.ascontiguousarray(contract.parse_features(table).values + 0.0, dtype="<f8").tobytes())
+    digest.update(np.ascontiguousarray(y, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def load_model(path: str | Path) -> RiskModel:
+    """Read a model that the train stage wrote.
+
+    Unpickling runs code: load only models of this repository's own pipeline. Raises PipelineError if it is not one.
+    """
+    return files.load(path, lambda found: isinstance(found, RiskModel), "a RiskModel of the train stage")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

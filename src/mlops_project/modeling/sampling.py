@@ -1,0 +1,81 @@
+"""Answers to class imbalance: resampling and class weights, applied to training rows only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlops_project.errors import DataError
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+
+def balance(
+    X: np.ndarray, y: np.ndarray, preprocessor: Pipeline, *, method: str, neighbors: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Balance the classes of preprocessed training rows.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n rows, n columns)
+        Preprocessed rows.
+    y : ndarray of shape (n rows,)
+    preprocessor : Pipeline
+        The fitted preprocessor that made ``X``; SMOTENC asks it which columns belong to one code.
+    method : {"none", "SMOTE", "BorderlineSMOTE", "SMOTENC", "ADASYN", "class_weight"}
+    neighbors : int
+        Neighbours between which synthetic rows are put.
+    seed : int
+
+    Returns
+    -------
+    X, y, sample_weight
+        The last is None except for ``class_weight``.
+
+    Raises
+    ------
+    DataError
+        If the smaller class has too few rows for the method.
+    """
+    if method == "none":
+        return X, y, None
+    if method == "class_weight":
+        return X, y, (len(y) / (2 * np.bincount(y, minlength=2)))[y]
+    smaller = int(np.bincount(y, minlength=2).min())
+    if smaller <= neighbors:
+        raise DataError(
+            f"train.imbalance={method}: the smaller class has {smaller} rows in a training fold, expected more than"
+            f" train.smote_neighbors = {neighbors}; lower it or use class_weight"
+        )
+    if method == "SMOTENC":
+        return _smotenc(X, y, preprocessor.named_steps["features"].one_hot_groups_, neighbors, seed)
+    from imblearn import over_sampling
+
+    key = "n_neighbors" if method == "ADASYN" else "k_neighbors"
+    sampler = getattr(over_sampling, method)(random_state=seed, **{key: neighbors})
+    try:
+        X, y = sampler.fit_resample(X, y)
+    except (ValueError, RuntimeError) as error:  # ADASYN refuses classes that are balanced or easily told apart
+        raise DataError(f"train.imbalance={method}: {' '.join(str(error).split())}; use another method or none") from error
+    return X, y, None
+
+
+def _smotenc(X: np.ndarray, y: np.ndarray, groups: list[list[int]], neighbors: int, seed: int) -> Any:
+    """SMOTENC on rows that are one-hot encoded already: each group becomes one code, and is encoded again afterwards."""
+    from imblearn.over_sampling import SMOTENC
+
+    if not groups:
+        raise DataError("train.imbalance=SMOTENC: the contract has no nominal column; use SMOTE")
+    coded = [column for group in groups for column in group]
+    rest = np.setdiff1d(np.arange(X.shape[1]), coded)
+    # Position of the 1 in the group; -1 where no code was known.
+    codes = np.column_stack([np.where(X[:, g].any(axis=1), X[:, g].argmax(axis=1), -1) for g in groups])
+    sampler = SMOTENC(categorical_features=list(range(len(groups))), random_state=seed, k_neighbors=neighbors)
+    sampled, y = sampler.fit_resample(np.hstack([codes, X[:, rest]]), y)
+    out = np.zeros((len(sampled), X.shape[1]))
+    out[:, rest] = sampled[:, len(groups) :]
+    for position, group in enumerate(groups):
+        out[:, group] = sampled[:, [position]] == np.arange(len(group))
+    return out, y, None

@@ -1,0 +1,75 @@
+"""The preprocessor: the transformers of `features` joined as params.yaml says, written and read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sklearn.pipeline import Pipeline
+
+from mlops_project import files
+from mlops_project.errors import ParamsError
+from mlops_project.features import FeaturePreprocessor, InvalidDataHandler, OutlierHandler, RowFeatures
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from mlops_project.config import FeaturizeParams
+    from mlops_project.schema import Contract
+
+
+def build_preprocessor(contract: Contract, params: FeaturizeParams) -> Pipeline:
+    """Join the transformers: raw rows with the contract's columns in, the model's view out. Unfitted.
+
+    Raises
+    ------
+    ParamsError
+        If params name a column that is not numeric in the contract, or a new feature takes the name of a column.
+    """
+    numeric = contract.of_kind("numeric")
+    used = [("log", name) for name in params.log]
+    used += [("ratios", name) for ratio in params.ratios for name in (ratio.numerator, ratio.denominator)]
+    for key, name in used:
+        if name not in numeric:
+            raise ParamsError(
+                f"params.yaml: featurize.{key}: {name!r} is not a numeric column of the contract; those are {numeric}"
+            )
+    new = [ratio.name for ratio in params.ratios]
+    if clash := [name for name in new if name in contract.columns or new.count(name) > 1]:
+        raise ParamsError(f"params.yaml: featurize.ratios: the name(s) {clash} are taken; choose others")
+    steps: list[tuple[str, Any]] = [("invalid", InvalidDataHandler(contract))]
+    if params.outliers != "none":
+        steps.append(
+            (
+                "outliers",
+                OutlierHandler(
+                    method=params.outliers,
+                    factor=params.iqr_factor,
+                    lower=params.lower_percentile,
+                    upper=params.upper_percentile,
+                    columns=[contract.features.index(name) for name in numeric],
+                ),
+            )
+        )
+    features = FeaturePreprocessor(
+        contract,
+        numeric_imputation=params.numeric_imputation,
+        missing_indicators=params.missing_indicators,
+        scale=params.scale,
+        ordinals=params.ordinals,
+    )
+    # All steps but the last give the values view, numbers with gaps; the last makes the encoded view of it.
+    return Pipeline([*steps, ("rows", RowFeatures(contract, params.ratios, params.log)), ("features", features)])
+
+
+def feature_table(preprocessor: Pipeline, X: pd.DataFrame) -> pd.DataFrame:
+    """Return rows as a model sees them, shape (n rows, n features), with the features' names and the rows' index."""
+    import pandas as pd
+
+    return pd.DataFrame(preprocessor.transform(X), index=X.index, columns=preprocessor.get_feature_names_out())
+
+
+def load_preprocessor(path: str | Path) -> Pipeline:
+    """Read a preprocessor that the featurize stage wrote. Raises PipelineError if it is not one."""
+    return files.load(path, lambda found: isinstance(found, Pipeline), "a preprocessor of the featurize stage")

@@ -1,0 +1,100 @@
+"""What every stage and command shares: logging, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlops_project.errors import PipelineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOG_FILE = Path("logs/mlops_pipeline.log")
+LOG_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+
+logger = logging.getLogger("mlops_project")
+
+
+def setup_logging(log_level: int = logging.INFO) -> None:
+    """Log readable lines to stderr and full ones to ``logs/mlops_pipeline.log``. Called by commands, never at import.
+
+    A log file that cannot be written is reported and does not stop the work.
+    """
+    logger.setLevel(logging.DEBUG)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    console = logging.StreamHandler(sys.stderr)
+    console.setLevel(log_level)
+    console.setFormatter(logging.Formatter("%(message)s" if log_level > logging.DEBUG else LOG_FORMAT))
+    logger.addHandler(console)
+    try:
+        LOG_FILE.parent.mkdir(exist_ok=True)
+        log_file = logging.FileHandler(LOG_FILE, encoding="utf-8")
+    except OSError as error:
+        logger.warning("%s: no log file (%s)", LOG_FILE, error.strerror)
+        return
+    log_file.setFormatter(logging.Formatter(LOG_FORMAT))
+    logger.addHandler(log_file)
+
+
+def guarded(work: Callable[[], int | None], *, verbose: bool = False, hint: str = "", failed: int | None = None) -> int:
+    """Run ``work`` and return an exit code; expected errors become one line on stderr, the rest goes to the log file.
+
+    ``failed`` is the exit code of expected errors where the command gives their usual one another meaning.
+    """
+    try:
+        code = work() or 0
+        sys.stdout.flush()
+        return code
+    except PipelineError as error:
+        logger.debug("traceback", exc_info=True) if not verbose else logger.exception("failed")
+        print(f"error: {error}{hint}", file=sys.stderr)
+        return error.exit_code if failed is None else failed
+    except BrokenPipeError:
+        # The reader has gone (`| head`): what is still in the buffer must not raise again when Python exits.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written", file=sys.stderr)
+        return 130
+    except MemoryError:
+        print("error: out of memory; try fewer rows or a machine with more memory", file=sys.stderr)
+        return 1 if failed is None else failed
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        # A bug, not bad input: the traceback is what a report needs, so it is kept in the log file.
+        logger.debug("traceback", exc_info=True) if not verbose else logger.exception("failed")
+        print(
+            f"error: unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            f" (a bug; traceback in {LOG_FILE} or with --verbose){hint}",
+            file=sys.stderr,
+        )
+        return 70
+
+
+def run_stage(main: Callable[[], None], description: str | None) -> None:
+    """Run a stage script: ``python src/<stage>.py [--verbose]`` in the folder that holds params.yaml."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="Usually run by `dvc repro`, which also records what was made from what.",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="show details and, on errors, the traceback")
+    verbose = parser.parse_args().verbose
+    setup_logging(logging.DEBUG if verbose else logging.INFO)
+    hint = ""
+    if "DVC_STAGE" in os.environ:
+        hint = " | dvc removed this stage's old outputs before it ran: `make restore` brings the last good state back"
+    # What was imported stays until the end: the garbage collector need not look at it.
+    gc.freeze()
+    gc.enable()
+    code = guarded(main, verbose=verbose, hint=hint)
+    gc.freeze()
+    sys.exit(code)

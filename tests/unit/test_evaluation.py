@@ -1,0 +1,315 @@
+"""Evaluation on held-out rows: intervals that mean what they say, and tables that draw what was measured."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from msgspec.structs import replace
+from sklearn import metrics as skm
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+
+from mlops_project.config import EvaluateParams, Params
+from mlops_project.features import FeaturePreprocessor, InvalidDataHandler
+from mlops_project.modeling import evaluation
+from mlops_project.modeling.evaluation import (
+    COUNTS,
+    WITH_INTERVAL,
+    default_threshold,
+    evaluate,
+    permutation_importance,
+    plot_tables,
+    prediction_table,
+)
+from mlops_project.modeling.metrics import bootstrap_weights, decision_metrics, expected_cost, ranking_metrics
+from mlops_project.modeling.model import RiskModel
+from mlops_project.schema import Column, Contract, Target
+
+
+@pytest.fixture
+def settings(params: Params) -> EvaluateParams:
+    return replace(params.evaluate, bootstrap_samples=300)
+
+
+def scored(n: int, seed: int, distance: float = 1.0, bad_share: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    """Draw outcomes and P(good) whose log-odds are normal, the good ones' mean higher by ``distance`` deviations."""
+    rng = np.random.default_rng(seed)
+    y = (rng.random(n) >= bad_share).astype(int)
+    return y, 1 / (1 + np.exp(-(rng.normal(size=n) + distance * y)))
+
+
+# --- threshold
+
+
+def test_the_threshold_is_where_both_errors_cost_the_same(settings: EvaluateParams) -> None:
+    assert default_threshold(replace(settings, cost_bad_approved=5.0, cost_good_refused=1.0, threshold=None)) == 1 / 6
+    for bad, good in ((1.0, 1.0), (9.0, 1.0), (0.5, 2.0)):
+        p_bad = default_threshold(replace(settings, cost_bad_approved=bad, cost_good_refused=good, threshold=None))
+        assert p_bad * bad == pytest.approx((1 - p_bad) * good)
+    assert default_threshold(replace(settings, threshold=0.4)) == 0.4
+
+
+def test_no_threshold_costs_less_than_the_default_if_the_probabilities_are_true(settings: EvaluateParams) -> None:
+    rng = np.random.default_rng(0)
+    p_good = rng.beta(3, 1, 20_000)
+    y = (rng.random(20_000) < p_good).astype(int)
+    costs = {}
+    for given in (0.08, None, 0.3, 0.5):
+        decisions = decision_metrics(y, p_good, default_threshold(replace(settings, threshold=given)))
+        costs[given] = expected_cost(decisions, settings.cost_bad_approved, settings.cost_good_refused)[0]
+    assert min(costs, key=costs.get) is None
+
+
+# --- figures and their intervals
+
+
+def test_figures_are_those_of_the_metrics(settings: EvaluateParams) -> None:
+    y, p_good = scored(400, seed=1)
+    found = evaluate(y, p_good, settings)
+    decisions = decision_metrics(y, p_good, 1 / 6)
+    expected = {name: values[0] for name, values in (ranking_metrics(y, p_good) | decisions).items()}
+    expected["expected_cost"] = expected_cost(decisions, 5, 1)[0]
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert set(found) == {*expected, "threshold", "rows", "interval"}
+    assert (found["threshold"], found["rows"]) == (1 / 6, 400)
+    assert all(type(found[name]) is int for name in COUNTS)
+    assert sum(found[name] for name in COUNTS) == 400
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_intervals_hold_the_figure_and_widen_with_confidence(seed: int, settings: EvaluateParams) -> None:
+    y, p_good = scored(400, seed=seed)
+    found = evaluate(y, p_good, settings)
+    wider = evaluate(y, p_good, replace(settings, confidence=0.995))
+    assert set(found["interval"]) == set(WITH_INTERVAL)
+    for name, interval in found["interval"].items():
+        assert interval["low"] < found[name] < interval["high"], name
+        assert wider["interval"][name]["low"] <= interval["low"]
+        assert wider["interval"][name]["high"] >= interval["high"]
+
+
+def test_intervals_are_percentiles_of_the_bootstrap(settings: EvaluateParams) -> None:
+    y, p_good = scored(400, seed=1)
+    weights = bootstrap_weights(400, settings.bootstrap_samples, settings.seed)
+    for confidence, percentiles in {0.95: [2.5, 97.5], 0.5: [25, 75]}.items():
+        low, high = np.percentile(ranking_metrics(y, p_good, weights)["roc_auc"], percentiles)
+        interval = evaluate(y, p_good, replace(settings, confidence=confidence))["interval"]["roc_auc"]
+        assert interval == pytest.approx({"low": low, "high": high})
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say(settings: EvaluateParams) -> None:
+    """Two normal distributions one deviation apart: ROC-AUC = Φ(1/√2)."""
+    truth = 0.5 * (1 + math.erf(0.5))
+    ninety = replace(settings, confidence=0.9, bootstrap_samples=200)
+    intervals = [evaluate(*scored(250, seed=seed), ninety)["interval"]["roc_auc"] for seed in range(100)]
+    held = np.mean([interval["low"] <= truth <= interval["high"] for interval in intervals])
+    assert 0.83 <= held <= 0.96
+    below = np.mean([interval["high"] < truth for interval in intervals])
+    assert 0.01 <= below <= 0.12
+
+
+def test_more_rows_make_narrower_intervals(settings: EvaluateParams) -> None:
+    few, many = (evaluate(*scored(n, seed=5), settings)["interval"]["roc_auc"] for n in (200, 3200))
+    assert (many["high"] - many["low"]) == pytest.approx((few["high"] - few["low"]) / 4, rel=0.4)
+
+
+def test_intervals_follow_the_seed(settings: EvaluateParams) -> None:
+    y, p_good = scored(200, seed=1)
+    assert evaluate(y, p_good, settings) == evaluate(y, p_good, settings)
+    other = evaluate(y, p_good, replace(settings, seed=settings.seed + 1))
+    assert other["interval"] != evaluate(y, p_good, settings)["interval"]
+    assert other["roc_auc"] == evaluate(y, p_good, settings)["roc_auc"]
+
+
+def test_large_tables_are_resampled_in_parts(settings: EvaluateParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    y, p_good = scored(400, seed=1)
+    whole = evaluate(y, p_good, settings)["interval"]["roc_auc"]
+    drawn = []
+    original = evaluation.bootstrap_weights
+
+    def spy(n_rows: int, n_samples: int, seed: int) -> np.ndarray:
+        drawn.append(original(n_rows, n_samples, seed))
+        return drawn[-1]
+
+    monkeypatch.setattr(evaluation, "bootstrap_weights", spy)
+    monkeypatch.setattr(evaluation, "MAX_CELLS", 70 * 400)
+    parts = evaluate(y, p_good, settings)["interval"]["roc_auc"]
+    assert [len(weights) for weights in drawn] == [70, 70, 70, 70, 20]
+    assert len(np.unique(np.vstack(drawn), axis=0)) == 300
+    assert parts == pytest.approx(whole, abs=0.02)
+
+
+def test_resamples_of_one_class_are_left_out(settings: EvaluateParams) -> None:
+    y, p_good = np.array([0] + [1] * 20), np.r_[0.5, np.linspace(0.3, 0.9, 20)]
+    interval = evaluate(y, p_good, settings)["interval"]["roc_auc"]
+    assert 0 <= interval["low"] <= interval["high"] <= 1
+
+
+# --- tables
+
+
+def test_predictions_say_what_was_decided(settings: EvaluateParams) -> None:
+    y, p_good = scored(200, seed=2)
+    p_good[0] = 1 - 0.25
+    ids = pd.Index([f"a{i}" for i in range(200)], name="applicant_id")
+    table = prediction_table(ids, y, p_good, 0.25)
+    assert list(table) == ["y_true", "y_proba", "probability_of_default", "approved"]
+    assert table.index.equals(ids)
+    np.testing.assert_allclose(table["y_proba"] + table["probability_of_default"], 1)
+    assert table["approved"].iloc[0] == 0
+    found = evaluate(y, p_good, replace(settings, threshold=0.25))
+    assert table["approved"].mean() == found["approval_rate"]
+    counts = pd.crosstab(table["y_true"], table["approved"])
+    assert counts.loc[1, 1] == found["good_approved"]
+    assert counts.loc[0, 1] == found["bad_approved"]
+
+
+def test_the_roc_curve(settings: EvaluateParams) -> None:
+    y, p_good = scored(300, seed=3)
+    p_good = p_good.round(2)
+    roc = plot_tables(y, p_good, settings)["roc"]
+    assert roc.iloc[0].tolist() == [0, 0]
+    assert roc.iloc[-1].tolist() == [1, 1]
+    assert (roc.diff().dropna() >= 0).all(axis=None)
+    assert np.trapezoid(roc["tpr"], roc["fpr"]) == pytest.approx(skm.roc_auc_score(y, p_good))
+    fpr, tpr, _ = skm.roc_curve(y, p_good, drop_intermediate=False)
+    np.testing.assert_allclose(roc, np.column_stack([fpr, tpr]))
+
+
+def test_the_precision_recall_curve(settings: EvaluateParams) -> None:
+    y, p_good = scored(300, seed=3)
+    curve = plot_tables(y, p_good, settings)["precision_recall"]
+    precision, recall, _ = skm.precision_recall_curve(y, p_good)
+    # scikit-learn goes from the last score up and adds the point (0, 1).
+    np.testing.assert_allclose(curve[["recall", "precision"]], np.column_stack([recall, precision])[-2::-1])
+    assert curve.iloc[-1].tolist() == [1, y.mean()]
+
+
+def test_long_curves_are_thinned_and_keep_their_area(settings: EvaluateParams) -> None:
+    y, p_good = scored(20_000, seed=4)
+    tables = plot_tables(y, p_good, settings)
+    assert len(tables["roc"]) == 501
+    assert len(tables["precision_recall"]) == 500
+    assert tables["roc"].iloc[-1].tolist() == [1, 1]
+    assert np.trapezoid(tables["roc"]["tpr"], tables["roc"]["fpr"]) == pytest.approx(skm.roc_auc_score(y, p_good), abs=1e-4)
+
+
+def test_calibration(settings: EvaluateParams) -> None:
+    y, p_good = scored(1003, seed=5)
+    table = plot_tables(y, p_good, settings)["calibration"]
+    assert len(table) == 10
+    assert table["rows"].sum() == 1003
+    assert table["rows"].isin([100, 101]).all()
+    assert (np.diff(table["predicted"]) > 0).all()
+    assert np.average(table["observed"], weights=table["rows"]) == pytest.approx((y == 0).mean())
+    assert np.average(table["predicted"], weights=table["rows"]) == pytest.approx((1 - p_good).mean())
+    assert ((table["low"] >= 0) & (table["low"] <= table["observed"]) & (table["observed"] <= table["high"])).all()
+    assert (table["high"] <= 1).all()
+
+
+def test_wilsons_interval(settings: EvaluateParams) -> None:
+    """9 bad of 10: 0.596 to 0.982, as in Brown, Cai and DasGupta (2001)."""
+    table = plot_tables(np.array([0] * 9 + [1]), np.full(10, 0.5), settings)["calibration"]
+    assert len(table) == 10
+    table = evaluation._calibration(np.array([0] * 9 + [1]), np.full(10, 0.5), bins=1)
+    assert table.loc[0, ["low", "high"]].tolist() == pytest.approx([0.596, 0.982], abs=0.001)
+
+
+def test_few_rows_make_few_bins(settings: EvaluateParams) -> None:
+    table = plot_tables(np.array([0, 1, 1]), np.array([0.1, 0.5, 0.9]), settings)["calibration"]
+    assert table["predicted"].tolist() == pytest.approx([0.1, 0.5, 0.9])
+    assert table["observed"].tolist() == [0, 0, 1]
+
+
+def test_the_score_distribution(settings: EvaluateParams) -> None:
+    y = np.array([1, 1, 1, 1, 0, 0])
+    table = plot_tables(y, np.array([1.0, 0.99, 0.5, 0.0, 0.02, 0.0]), settings)["scores"]
+    assert len(table) == 20
+    assert table["probability_of_default"].tolist() == pytest.approx(np.arange(0.025, 1, 0.05))
+    shares = table.set_index(table["probability_of_default"].round(9))[["good", "bad"]]
+    assert shares["good"][shares["good"] > 0].to_dict() == {0.025: 0.5, 0.525: 0.25, 0.975: 0.25}
+    assert shares["bad"][shares["bad"] > 0].to_dict() == {0.975: 1.0}
+
+
+def test_the_confusion_table_counts_as_the_figures_do(settings: EvaluateParams) -> None:
+    y, p_good = scored(250, seed=6)
+    found = evaluate(y, p_good, settings)
+    counts = plot_tables(y, p_good, settings)["confusion"].value_counts()
+    assert {name: counts[tuple(name.split("_"))] for name in COUNTS} == {name: found[name] for name in COUNTS}
+
+
+# --- permutation importance
+
+CONTRACT = Contract(
+    target=Target(name="y", good=1, bad=0),
+    columns={
+        "noise": Column(kind="numeric"),
+        "home": Column(kind="nominal", codes=["own", "rent"]),
+        "planted": Column(kind="numeric"),
+        "ignored": Column(kind="numeric"),
+    },
+)
+
+
+def applicants(n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, n)
+    table = pd.DataFrame(
+        {
+            "noise": rng.normal(size=n),
+            "home": np.where(rng.random(n) < 0.5 + 0.2 * y, "own", "rent"),
+            "planted": rng.normal(size=n) + 2 * y,
+            "ignored": "",
+        },
+        index=pd.Index([f"a{i}" for i in range(n)], name="applicant_id"),
+    )
+    return table, y
+
+
+@pytest.fixture(scope="module")
+def model() -> RiskModel:
+    table, y = applicants(500, seed=0)
+    steps = [
+        ("invalid", InvalidDataHandler(CONTRACT)),
+        ("features", FeaturePreprocessor(CONTRACT)),
+        ("model", LogisticRegression()),
+    ]
+    return RiskModel(Pipeline(steps).fit(table, y), CONTRACT, {}, "")
+
+
+def naive_importance(model: RiskModel, X: pd.DataFrame, y: np.ndarray, settings: EvaluateParams) -> np.ndarray:
+    """Shuffle one column of the whole table at a time; falls of shape (repeats, features)."""
+    rng = np.random.default_rng(settings.seed)
+    base = skm.roc_auc_score(y, model.predict_proba(X)[:, 1])
+    falls = np.empty((settings.importance_repeats, len(CONTRACT.features)))
+    for repeat in range(settings.importance_repeats):
+        for i, name in enumerate(CONTRACT.features):
+            shuffled = X.assign(**{name: rng.permutation(X[name].to_numpy())})
+            falls[repeat, i] = base - skm.roc_auc_score(y, model.predict_proba(shuffled)[:, 1])
+    return falls
+
+
+@pytest.mark.parametrize("n", [2, 3, 60])
+def test_importance_is_that_of_shuffling_one_column_at_a_time(n: int, model: RiskModel, settings: EvaluateParams) -> None:
+    X, y = applicants(n, seed=1)
+    y[:2] = [0, 1]
+    falls = naive_importance(model, X, y, settings)
+    found = permutation_importance(model, X.assign(more="x"), y, settings).set_index("feature")
+    np.testing.assert_allclose(found.loc[CONTRACT.features, "importance"], falls.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(found.loc[CONTRACT.features, "std"], falls.std(axis=0), atol=1e-12)
+
+
+def test_importance_finds_the_planted_feature(model: RiskModel, settings: EvaluateParams) -> None:
+    X, y = applicants(300, seed=2)
+    before = X.copy()
+    found = permutation_importance(model, X, y, settings)
+    assert list(found) == ["feature", "importance", "std"]
+    assert found["feature"].tolist()[:2] == ["planted", "home"]
+    assert found.loc[0, "importance"] > 0.2
+    assert found["importance"].is_monotonic_decreasing
+    by_name = found.set_index("feature")
+    assert by_name.loc["ignored"].tolist() == [0, 0]
+    assert abs(by_name.loc["noise", "importance"]) < 0.02
+    pd.testing.assert_frame_equal(X, before)
+    pd.testing.assert_frame_equal(permutation_importance(model, X, y, settings), found)

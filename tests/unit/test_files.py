@@ -1,0 +1,264 @@
+"""Writes that happen whole or not at all, and tables that come back as they went."""
+
+import gzip
+import json
+import math
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlops_project.errors import DataError, PipelineError
+from mlops_project.files import atomic_path, dump, load, read_table, rounded, write_json, write_table
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+# --- atomic_path
+
+
+def test_a_write_replaces_the_file_and_makes_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.txt"
+    write_text(path, "one")
+    write_text(str(path), "two")
+    assert path.read_text() == "two"
+    assert list(path.parent.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), KeyboardInterrupt(), PipelineError("no")])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(error: BaseException, tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            assert path.read_text() == "old"
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    with atomic_path(path) as temporary:
+        assert not path.exists()
+        assert temporary.parent == path.parent
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+
+
+def test_who_has_the_old_file_open_keeps_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with path.open() as reader:
+        write_text(path, "new and longer")
+        assert reader.read() == "old"
+    assert path.read_text() == "new and longer"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk that is full")
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fill() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                full.write("x")
+
+    with pytest.raises(
+        PipelineError, match=r"file.txt: cannot be written \(No space left on device\); nothing was changed; check"
+    ):
+        fill()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """A file where a folder should be: root may write into any folder, so permissions would tell nothing here."""
+    (tmp_path / "taken").write_text("a file")
+    for path in (tmp_path / "taken" / "file.txt", tmp_path / "taken" / "deeper" / "file.txt"):
+        with pytest.raises(PipelineError) as caught:
+            write_text(path, "x")
+        assert str(caught.value).startswith(f"{path}: cannot be written (")
+        assert "\n" not in str(caught.value)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(PipelineError, match=r"folder: cannot be written \(Is a directory\)"):
+        write_text(tmp_path / "folder", "x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "taken"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into folders without permission")
+def test_a_folder_without_permission_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(PipelineError, match=r"cannot be written \(Permission denied\)"):
+        write_text(tmp_path / "locked" / "file.txt", "x")
+
+
+# --- JSON
+
+
+def test_json_has_rounded_numbers_and_python_types(tmp_path: Path) -> None:
+    content = {
+        "share": 1 / 3,
+        "count": np.int64(3),
+        "flag": np.bool_(True),
+        "figures": (np.float64(0.1234567), np.float32(0.5)),
+        "nested": {1: [None, "Größe"]},
+        "tiny": 1e-9,
+    }
+    write_json(content, tmp_path / "m.json")
+    text = (tmp_path / "m.json").read_bytes().decode()
+    assert json.loads(text) == {
+        "share": 0.333333,
+        "count": 3,
+        "flag": True,
+        "figures": [0.123457, 0.5],
+        "nested": {"1": [None, "Größe"]},
+        "tiny": 0.0,
+    }
+    assert text.endswith("}\n")
+    assert "Größe" in text
+    assert "\r" not in text
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan")])
+def test_what_is_not_json_is_refused_and_the_old_file_stays(value: float, tmp_path: Path) -> None:
+    write_json({"a": 1}, tmp_path / "m.json")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json({"a": [value]}, tmp_path / "m.json")
+    assert json.loads((tmp_path / "m.json").read_text()) == {"a": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_rounding_leaves_what_is_no_float() -> None:
+    assert rounded([1, True, "x", None, 0.12345678]) == [1, True, "x", None, 0.123457]
+    assert type(rounded(np.float32(2))) is float
+    assert type(rounded(np.int8(2))) is int
+
+
+# --- tables
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "amount": [1.5, np.nan, 0.1 + 0.2],
+            "count": [1, 2, 3],
+            "home": ["none", "NA", None],
+            "branch": ["007", "1e3", None],
+            "empty": [np.nan] * 3,
+            "quoted": ['a,"b"', "c\nd", "Größe"],
+        },
+        index=pd.Index(["0012", "1e5", "nan"], name="applicant_id"),
+    )
+
+
+def test_a_table_comes_back_as_it_went(table: pd.DataFrame, tmp_path: Path) -> None:
+    write_table(table, tmp_path / "t.csv")
+    pd.testing.assert_frame_equal(read_table(tmp_path / "t.csv", ["branch", "not in the file"]), table, check_dtype=False)
+    raw = (tmp_path / "t.csv").read_bytes()
+    assert raw.startswith(b"applicant_id,amount,count,home,branch,empty,quoted\n")
+    assert b"\r" not in raw
+    write_table(table, tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == raw
+
+
+def test_categories_called_none_or_na_are_no_missing_cells(table: pd.DataFrame, tmp_path: Path) -> None:
+    write_table(table, tmp_path / "t.csv")
+    found = read_table(tmp_path / "t.csv")
+    assert found["home"].isna().tolist() == [False, False, True]
+    assert found.index.tolist() == ["0012", "1e5", "nan"]
+
+
+def test_without_being_named_text_that_looks_like_numbers_becomes_some(table: pd.DataFrame, tmp_path: Path) -> None:
+    """The reason why stages name the contract's text columns."""
+    write_table(table, tmp_path / "t.csv")
+    assert read_table(tmp_path / "t.csv")["branch"].tolist()[:2] == [7.0, 1000.0]
+    assert read_table(tmp_path / "t.csv", ["branch"])["branch"].tolist()[:2] == ["007", "1e3"]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(allow_infinity=False), min_size=1, max_size=20))
+def test_floats_come_back_to_the_last_bit(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
+    path = tmp_path_factory.mktemp("t") / "t.csv"
+    index = pd.Index([f"a{i}" for i in range(len(values))], name="applicant_id")
+    write_table(pd.DataFrame({"x": values}, index=index), path)
+    np.testing.assert_array_equal(read_table(path)["x"].to_numpy(float), values)
+
+
+def test_a_series_and_a_table_without_index(table: pd.DataFrame, tmp_path: Path) -> None:
+    write_table(table["count"], tmp_path / "y.csv")
+    assert read_table(tmp_path / "y.csv")["count"].tolist() == [1, 2, 3]
+    write_table(table[["count"]], tmp_path / "plain.csv", index=False)
+    assert (tmp_path / "plain.csv").read_bytes() == b"count\n1\n2\n3\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not found; run `dvc repro` (or the stage that writes it) first"),
+        (b"", "cannot be read: No columns to parse from file"),
+        (b"x\n1\n", "found columns ['x'], expected 'applicant_id'; rerun `dvc repro prepare`"),
+        (b"applicant_id,x\n", "holds no rows; check metrics/prepare.json"),
+        (b"applicant_id,x\n1,2,3,4\n1,2\n1,2,3,4,5\n", "cannot be read: Error tokenizing data"),
+        (b"applicant_id,x\n1,\xff\n", "cannot be read: 'utf-8' codec"),
+    ],
+)
+def test_what_is_no_such_table_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "X.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_table(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# --- joblib
+
+
+def test_objects_are_written_byte_for_byte_alike_and_checked_when_read(tmp_path: Path) -> None:
+    content = {"weights": np.arange(1000.0), "name": "x"}
+    for name in ("one", "two"):
+        dump(content, tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    found = load(tmp_path / "one", lambda value: isinstance(value, dict), "a dict")
+    np.testing.assert_array_equal(found["weights"], content["weights"])
+    with pytest.raises(PipelineError, match=r"one: found a dict, expected a list of things"):
+        load(tmp_path / "one", lambda value: isinstance(value, list), "a list of things")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"text", lambda b: b"", lambda b: gzip.compress(b"x")])
+def test_damaged_objects_are_refused(damage, tmp_path: Path) -> None:
+    dump(list(range(1000)), tmp_path / "object")
+    (tmp_path / "object").write_bytes(damage((tmp_path / "object").read_bytes()))
+    with pytest.raises(PipelineError, match=r"object: cannot be loaded \(\w+\); run `dvc repro` to write it anew"):
+        load(tmp_path / "object", lambda _: True, "anything")
+    with pytest.raises(PipelineError, match=r"absent: not found"):
+        load(tmp_path / "absent", lambda _: True, "anything")
+
+
+def test_an_object_that_cannot_be_pickled_leaves_the_old_file(tmp_path: Path) -> None:
+    dump([1], tmp_path / "object")
+    with pytest.raises(Exception, match="pickle"):
+        dump(lambda: None, tmp_path / "object")
+    assert load(tmp_path / "object", lambda value: value == [1], "the old one") == [1]
+    assert len(list(tmp_path.iterdir())) == 1
