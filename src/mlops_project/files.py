@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import json
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 METRIC_DIGITS = 6
 
 APPLICANT_ID = "applicant_id"
+
+# Between making a temporary file and locking it passes less.
+SECONDS_TO_LOCK = 1.0
 
 
 class _DvcYamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -90,17 +96,21 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it only if the block succeeds.
 
+    A writer locks its temporary file; the lock goes with the process. So the next writer tells what a killed one left
+    behind from the file of one that is at work, and removes the former.
+
     Raises
     ------
     PipelineError
         If the folder cannot be written or the disk is full; ``path`` is then as it was before.
     """
     path = Path(path)
-    temporary = None
+    temporary, lock = None, -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
+        _remove_abandoned(path)
+        lock, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        fcntl.flock(lock, fcntl.LOCK_EX)
         temporary = Path(name)
         yield temporary
         temporary.chmod(0o644)
@@ -113,6 +123,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+def _remove_abandoned(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), left.open("rb") as stream:  # another writer may be faster, or hold the lock
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Just made and not locked yet is not abandoned.
+            if time.time() - os.fstat(stream.fileno()).st_mtime > SECONDS_TO_LOCK:
+                left.unlink()
 
 
 def rounded(value: Any) -> Any:

@@ -103,6 +103,23 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "taken"]
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_write_and_a_live_ones_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    abandoned, other = tmp_path / ".file.txt.abc.tmp", tmp_path / ".file.txt2.abc.tmp"
+    for left in (abandoned, other):
+        left.write_text("half")
+        os.utime(left, (0, 0))
+    with atomic_path(path) as at_work:
+        assert not abandoned.exists()
+        assert other.exists(), "belongs to another file"
+        at_work.write_text("slow")
+        os.utime(at_work, (0, 0))
+        write_text(path, "fast")
+        assert at_work.read_text() == "slow", "locked, so not abandoned"
+    assert path.read_text() == "slow"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, other.name])
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write into folders without permission")
 def test_a_folder_without_permission_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
