@@ -1,4 +1,4 @@
-"""train: cross-validate the chosen model on the development rows, then fit it on all of them."""
+"""train: cross-validate the chosen model, or all candidates, on the development rows, then fit the pick on all of them."""
 
 import gc
 
@@ -6,7 +6,7 @@ if __name__ == "__main__":
     gc.disable()  # a stage is mostly imports, and they make no garbage; run_stage turns it on again
 
 from mlops_project.config import METRICS, MODELS, PREDICTIONS, PROCESSED, load_params
-from mlops_project.files import dump, read_table, write_json, write_table
+from mlops_project.files import dump, read_table, rounded, write_json, write_table
 from mlops_project.modeling.train import train
 from mlops_project.preprocessing import load_preprocessor
 from mlops_project.runtime import run_stage
@@ -25,6 +25,9 @@ def main() -> None:
 
     dump(result.model, MODELS / "best_model.joblib")
     write_table(result.out_of_fold, PREDICTIONS / "out_of_fold.csv")
+    for name, table in result.scorecard.items():
+        write_table(table.map(rounded), METRICS / "scorecard" / f"{name}.csv", index=False)
+    write_json(result.leaderboard, METRICS / "leaderboard.json")
     write_json(result.cross_validation.summary(), METRICS / "train.json")
 
 

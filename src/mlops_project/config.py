@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from msgspec import Meta
 
 from mlops_project.errors import ParamsError
 from mlops_project.files import read_yaml
 from mlops_project.strict import Strict, convert
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # All paths are relative to the working directory: DVC runs every stage beside dvc.yaml.
 PARAMS_FILE = Path("params.yaml")
@@ -61,13 +64,45 @@ class FeaturizeParams(Strict, frozen=True):
     without_protected: bool
 
 
+# Literals cannot be joined: each longer list repeats the shorter one.
+SingleModel = Literal[
+    "scorecard", "logistic_regression", "decision_tree", "xgboost_monotone", "svm", "random_forest", "xgboost"
+]  # fmt: skip
+Candidate = Literal[
+    "scorecard", "logistic_regression", "decision_tree", "xgboost_monotone", "svm", "random_forest", "xgboost", "blend"
+]  # fmt: skip
+ModelName = Literal[
+    "scorecard", "logistic_regression", "decision_tree", "xgboost_monotone", "svm", "random_forest", "xgboost", "blend", "best"
+]  # fmt: skip
+SINGLE_MODELS: tuple[str, ...] = get_args(SingleModel)
+
+
 class TrainParams(Strict, frozen=True):
-    model: Literal["logistic_regression", "decision_tree", "random_forest", "svm", "xgboost"]
+    model: ModelName
+    candidates: list[Candidate]
+    selection_metric: Literal[
+        "roc_auc", "average_precision", "ks", "brier", "log_loss", "accuracy", "balanced_accuracy", "f1", "precision",
+        "recall", "geometric_mean",
+    ]  # fmt: skip
     imbalance: Literal["none", "SMOTE", "BorderlineSMOTE", "SMOTENC", "ADASYN", "class_weight"]
     smote_neighbors: Count
+    calibration: Literal["none", "sigmoid", "isotonic"]
+    calibration_folds: Annotated[int, Meta(ge=2)]
     n_splits: Annotated[int, Meta(ge=2)]
     n_repeats: Count
     seed: Seed
+    base_score: Annotated[float, Meta(ge=-1e6, le=1e6)]
+    base_odds: Positive
+    points_to_double: Positive
+
+
+class ScorecardParams(Strict, frozen=True):
+    max_bins: Annotated[int, Meta(ge=2)]
+    min_bin_share: Share
+    smoothing: Annotated[float, Meta(ge=0)]
+    C: Positive
+    center: Annotated[float, Meta(ge=0)]
+    bins: dict[str, list[Any]]
 
 
 class LogisticRegressionParams(Strict, frozen=True):
@@ -104,12 +139,38 @@ class XgboostParams(Strict, frozen=True):
     reg_lambda: Annotated[float, Meta(ge=0)]
 
 
+class BlendParams(Strict, frozen=True, omit_defaults=True):
+    """The members of the blend: the models whose sections are there."""
+
+    scorecard: ScorecardParams | None = None
+    logistic_regression: LogisticRegressionParams | None = None
+    decision_tree: DecisionTreeParams | None = None
+    xgboost_monotone: XgboostParams | None = None
+    svm: SvmParams | None = None
+    random_forest: RandomForestParams | None = None
+    xgboost: XgboostParams | None = None
+
+    @property
+    def members(self) -> list[str]:
+        return [name for name in SINGLE_MODELS if getattr(self, name) is not None]
+
+
+class BestParams(BlendParams, frozen=True, omit_defaults=True):
+    """Settings of the candidates, `blend` with its own members."""
+
+    blend: BlendParams | None = None
+
+
 class ModelParams(Strict, frozen=True):
+    scorecard: ScorecardParams
     logistic_regression: LogisticRegressionParams
     decision_tree: DecisionTreeParams
-    random_forest: RandomForestParams
+    xgboost_monotone: XgboostParams
     svm: SvmParams
+    random_forest: RandomForestParams
     xgboost: XgboostParams
+    blend: BlendParams
+    best: BestParams
 
 
 class EvaluateParams(Strict, frozen=True):
@@ -154,4 +215,19 @@ def check_params(content: dict[str, Any], source: str = "params") -> Params:
             raise ParamsError(
                 f"{source}: prepare.split is {split!r}, so prepare.{key} must name a column of the contract; found null"
             )
+    for problem in _model_problems(params):
+        raise ParamsError(f"{source}: {problem}")
     return params
+
+
+def _model_problems(params: Params) -> Iterable[str]:
+    train, models = params.train, params.models
+    if twice := [name for name in train.candidates if train.candidates.count(name) > 1]:
+        yield f"train.candidates: found {twice[0]!r} twice, expected each model once"
+    if len(train.candidates) < 2:
+        yield f"train.candidates: found {train.candidates}, expected two models or more to choose from"
+    if absent := [name for name in train.candidates if getattr(models.best, name) is None]:
+        yield f"models.best: the section {absent[0]!r} of a model in train.candidates is missing; copy it from models.{absent[0]}"
+    for key, blend in (("models.blend", models.blend), ("models.best.blend", models.best.blend)):
+        if blend is not None and len(blend.members) < 2:
+            yield f"{key}: found {blend.members}, expected the sections of two models or more"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sklearn.pipeline import Pipeline
 
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
     from mlops_project.config import FeaturizeParams
     from mlops_project.schema import Contract
+
+
+class Columns(NamedTuple):
+    """The columns of the values view: numbers with gaps, one column per attribute.
+
+    ``kinds`` are numeric, ordinal or nominal; ``directions`` say how P(good) must move as the value rises: increasing,
+    decreasing or None. ``contract`` is the one that the preprocessor was built for.
+    """
+
+    contract: Contract
+    names: list[str]
+    kinds: list[str]
+    directions: list[str | None]
 
 
 def build_preprocessor(contract: Contract, params: FeaturizeParams) -> Pipeline:
@@ -61,6 +74,20 @@ def build_preprocessor(contract: Contract, params: FeaturizeParams) -> Pipeline:
     )
     # All steps but the last give the values view, numbers with gaps; the last makes the encoded view of it.
     return Pipeline([*steps, ("rows", RowFeatures(contract, params.ratios, params.log)), ("features", features)])
+
+
+def value_columns(preprocessor: Pipeline) -> Columns:
+    """Describe the columns that all steps of a preprocessor but the last give; what is new in them is numeric and free."""
+    rows = preprocessor.named_steps["rows"]
+    contract = rows.contract
+    new = [ratio.name for ratio in rows.ratios]
+    known = [contract.columns[name] for name in contract.features]
+    return Columns(
+        contract,
+        [*contract.features, *new],
+        [*(column.kind for column in known), *("numeric" for _ in new)],
+        [*(column.monotone for column in known), *(None for _ in new)],
+    )
 
 
 def feature_table(preprocessor: Pipeline, X: pd.DataFrame) -> pd.DataFrame:

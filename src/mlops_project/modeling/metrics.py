@@ -125,9 +125,13 @@ def expected_cost(decisions: dict[str, np.ndarray], cost_bad_approved: float, co
     return errors / sum(decisions[name] for name in ("good_approved", "good_refused", "bad_approved", "bad_refused"))
 
 
-def cross_validated_metrics(y: np.ndarray, p_good: np.ndarray) -> dict[str, float]:
-    """The metrics of one fold by name, those of decisions at 0.5, as scikit-learn's scorers have it."""
-    found = ranking_metrics(y, p_good) | decision_metrics(y, p_good)
+def cross_validated_metrics(y: np.ndarray, p_good: np.ndarray, weight: np.ndarray | None = None) -> dict[str, float]:
+    """The metrics of one fold by name, those of decisions at 0.5, as scikit-learn's scorers have it.
+
+    ``weight`` has shape (n rows,).
+    """
+    weights = None if weight is None else weight[np.newaxis]
+    found = ranking_metrics(y, p_good, weights) | decision_metrics(y, p_good, HALF, weights)
     return {name: float(found[name][0]) for name in CROSS_VALIDATED}
 
 

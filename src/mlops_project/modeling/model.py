@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-# Not needed to define the class, but to load one: the pipeline inside holds these transformers.
+# Not needed to define the class, but to load one: the pipeline inside holds these estimators.
 from mlops_project import features, files
+from mlops_project.modeling import ensemble, scorecard
+from mlops_project.modeling.calibration import log_odds
 from mlops_project.schema import Contract  # noqa: TC001 - likewise
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from sklearn.pipeline import Pipeline
 
-__all__ = ["RiskModel", "features", "load_model", "table_hash"]
+__all__ = ["RiskModel", "ensemble", "features", "load_model", "scorecard", "table_hash"]
 
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "imbalanced-learn", "xgboost", "xgboost-cpu", "joblib")
 
@@ -29,6 +31,8 @@ class RiskModel:
 
     Parameters
     ----------
+    name : str
+        Which of the models it is.
     pipeline : Pipeline
         Fitted preprocessor and classifier.
     contract : Contract
@@ -37,6 +41,8 @@ class RiskModel:
         The settings that made it: ``train`` and the section of the selected model.
     training_data_hash : str
         `table_hash` of the rows that it was fitted on.
+    sample_default_rate : float
+        Weighted share of bad among these rows: the default rate that the probabilities assume.
 
     Attributes
     ----------
@@ -47,13 +53,24 @@ class RiskModel:
     library_versions : dict of str
     """
 
-    def __init__(self, pipeline: Pipeline, contract: Contract, params: dict[str, Any], training_data_hash: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        pipeline: Pipeline,
+        contract: Contract,
+        params: dict[str, Any],
+        training_data_hash: str,
+        sample_default_rate: float,
+    ) -> None:
+        self.name = name
         self.pipeline = pipeline
         self.contract = contract
         self.params = params
         self.training_data_hash = training_data_hash
+        self.sample_default_rate = sample_default_rate
         self.classes_ = np.array([0, 1])
-        self.feature_names_in_ = contract.features
+        # Fewer than the contract's where protected columns are hidden.
+        self.feature_names_in_ = list(pipeline.feature_names_in_)
         self.library_versions = {name: found for name in LIBRARIES if (found := _version(name))}
 
     def predict_proba(self, table: pd.DataFrame) -> np.ndarray:
@@ -78,6 +95,16 @@ class RiskModel:
     def probability_of_default(self, table: pd.DataFrame) -> np.ndarray:
         """Return 1 − P(good), shape (n rows,)."""
         return self.predict_proba(table)[:, 0]
+
+
+    def score(self, table: pd.DataFrame) -> np.ndarray:
+        """Return points, shape (n rows,): higher is safer, ``base_score`` stands for odds of ``base_odds`` good to one bad.
+
+        ``points_to_double`` more points double the odds. All three are settings of ``train``.
+        """
+        scale = self.params["train"]
+        factor = scale["points_to_double"] / np.log(2)
+        return scale["base_score"] + factor * (log_odds(self.predict_proba(table)[:, 1]) - np.log(scale["base_odds"]))
 
 
 def table_hash(table: pd.DataFrame, y: np.ndarray, contract: Contract) -> str:

@@ -9,11 +9,18 @@ import numpy as np
 from mlops_project.errors import DataError
 
 if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
+    from mlops_project.features import FeaturePreprocessor
 
 
 def balance(
-    X: np.ndarray, y: np.ndarray, preprocessor: Pipeline, *, method: str, neighbors: int, seed: int
+    X: np.ndarray,
+    y: np.ndarray,
+    encoder: FeaturePreprocessor,
+    *,
+    method: str,
+    neighbors: int,
+    seed: int,
+    weight: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Balance the classes of preprocessed training rows.
 
@@ -22,17 +29,19 @@ def balance(
     X : ndarray of shape (n rows, n columns)
         Preprocessed rows.
     y : ndarray of shape (n rows,)
-    preprocessor : Pipeline
-        The fitted preprocessor that made ``X``; SMOTENC asks it which columns belong to one code.
+    encoder : FeaturePreprocessor
+        What made ``X``; SMOTENC asks it which columns belong to one code.
     method : {"none", "SMOTE", "BorderlineSMOTE", "SMOTENC", "ADASYN", "class_weight"}
     neighbors : int
         Neighbours between which synthetic rows are put.
     seed : int
+    weight : ndarray of shape (n rows,), optional
+        How many applicants each row stands for; only without resampling.
 
     Returns
     -------
     X, y, sample_weight
-        The last is None except for ``class_weight``.
+        Synthetic rows come last. Weights are None unless rows or classes have some.
 
     Raises
     ------
@@ -40,9 +49,10 @@ def balance(
         If the smaller class has too few rows for the method.
     """
     if method == "none":
-        return X, y, None
+        return X, y, weight
     if method == "class_weight":
-        return X, y, (len(y) / (2 * np.bincount(y, minlength=2)))[y]
+        own = np.ones(len(y)) if weight is None else weight
+        return X, y, own * (own.sum() / (2 * np.bincount(y, own, minlength=2)))[y]
     smaller = int(np.bincount(y, minlength=2).min())
     if smaller <= neighbors:
         raise DataError(
@@ -50,7 +60,7 @@ def balance(
             f" train.smote_neighbors = {neighbors}; lower it or use class_weight"
         )
     if method == "SMOTENC":
-        return _smotenc(X, y, preprocessor.named_steps["features"].one_hot_groups_, neighbors, seed)
+        return _smotenc(X, y, encoder.one_hot_groups_, neighbors, seed)
     from imblearn import over_sampling
 
     key = "n_neighbors" if method == "ADASYN" else "k_neighbors"

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     Labels = Mapping[str, Mapping[float, str]]
 
 
+BINS_COLUMNS = ("attribute", "bin", "rows", "share", "bad_rate", "woe", "iv")
+POINTS_COLUMNS = (*BINS_COLUMNS, "coefficient", "points", "rounded")
+ATTRIBUTES_COLUMNS = ("attribute", "kind", "bins", "iv", "missing", "bad_rate")
+
+
 class Scorecard(ClassifierMixin, BaseEstimator):
     """Logistic regression on weights of evidence, with coefficients of 0 or more: no bin counts against its own bad rate.
 
@@ -145,19 +150,22 @@ def _fit_coefficients(
     return found[:-1], found[-1:]
 
 
-def bins_by_code(bins: Mapping[str, Sequence[Any]], contract: Contract, key: str = "models.scorecard.bins") -> dict[str, Any]:
+def bins_by_code(
+    bins: Mapping[str, Sequence[Any]], contract: Contract, names: Sequence[str], key: str = "models.scorecard.bins"
+) -> dict[str, Any]:
     """Translate bins by hand from the contract's codes into parsed numbers, as `WeightOfEvidence` takes them.
 
     Raises
     ------
     ParamsError
-        If a column or code is not in the contract, or a list has the wrong form for the column's kind.
+        If a column is not among ``names``, a code not in the contract, or a list has the wrong form for the column's kind.
     """
     out: dict[str, Any] = {}
     for name, entries in bins.items():
+        if name not in names:
+            raise ParamsError(f"{key}: found {name!r}, expected a column that the model sees: {', '.join(names)}")
         column = contract.columns.get(name)
-        if column is None or name not in contract.features:
-            # A ratio of params has no entry in the contract: the estimator knows it.
+        if column is None:  # a ratio of params has no entry in the contract
             out[name] = list(entries)
             continue
         nominal = column.kind == "nominal"
@@ -244,12 +252,20 @@ def attributes_table(encoder: WeightOfEvidence) -> pd.DataFrame:
 
 
 def points_table(
-    card: Scorecard, base_score: float, base_odds: float, points_to_double: float, labels: Labels | None = None
+    card: Scorecard,
+    base_score: float,
+    base_odds: float,
+    points_to_double: float,
+    labels: Labels | None = None,
+    *,
+    slope: float = 1.0,
+    intercept: float = 0.0,
 ) -> pd.DataFrame:
     """Return `bins_table` with the points of each bin; an applicant's score is the sum over the attributes.
 
     As scorecards usually do, intercept and base score are spread evenly over the attributes that count, so that there is no
-    base to add. Should none count, a first row holds the base.
+    base to add. Should none count, a first row holds the base. ``slope`` and ``intercept`` are those of a calibration of the
+    log-odds.
 
     Returns
     -------
@@ -265,8 +281,8 @@ def points_table(
 
     table = bins_table(card.encoder_, labels)
     factor = points_to_double / math.log(2)
-    base = base_score + factor * (card.intercept_[0] - math.log(base_odds))
-    coefficients = pd.Series(card.coef_[0], index=card.encoder_.names_)
+    base = base_score + factor * (slope * card.intercept_[0] + intercept - math.log(base_odds))
+    coefficients = pd.Series(slope * card.coef_[0], index=card.encoder_.names_)
     table["coefficient"] = coefficients[table["attribute"]].to_numpy()
     used = int((coefficients > 0).sum())
     table["points"] = factor * table["coefficient"] * table["woe"] + (table["coefficient"] > 0) * base / max(used, 1)

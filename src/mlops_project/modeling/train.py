@@ -1,41 +1,55 @@
-"""Training: cross-validate the chosen model, then fit it on all development rows."""
+"""Training: cross-validate what ``train.model`` names, pick a model, and fit it on all development rows."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 import pandas as pd
-from sklearn.base import clone
-from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from mlops_project.errors import DataError
-from mlops_project.modeling.cross_validation import CrossValidation, Fold, cross_validate, make_folds
+from mlops_project.modeling.calibration import Calibrated, Sigmoid
+from mlops_project.modeling.cross_validation import CrossValidation, cross_validate
+from mlops_project.modeling.fitting import Fitter
+from mlops_project.modeling.folds import Fold, make_folds
 from mlops_project.modeling.model import RiskModel, table_hash
-from mlops_project.modeling.models import build_model
-from mlops_project.modeling.sampling import balance
+from mlops_project.modeling.models import build_models
+from mlops_project.modeling.scorecard import (
+    ATTRIBUTES_COLUMNS,
+    POINTS_COLUMNS,
+    Scorecard,
+    attributes_table,
+    code_labels,
+    points_table,
+)
+from mlops_project.modeling.selection import leaderboard
+from mlops_project.preprocessing import value_columns
 
 if TYPE_CHECKING:
-    from sklearn.base import ClassifierMixin
+    from sklearn.pipeline import Pipeline
 
     from mlops_project.config import ModelParams, TrainParams
+    from mlops_project.modeling.models import Model
     from mlops_project.schema import Contract
 
 logger = logging.getLogger(__name__)
 
 
 class Training(NamedTuple):
-    """The fitted model, its cross-validation, and P(good) of every development row from folds that did not see it.
+    """The picked model, fitted, with its cross-validation and P(good) of every development row from folds without it.
 
-    ``out_of_fold`` has one row per applicant and repeat: ``repeat``, ``fold``, ``y_true``, ``y_proba``.
+    ``leaderboard`` is that of `selection.leaderboard`. ``out_of_fold`` has one row per applicant and repeat: ``repeat``,
+    ``fold``, ``y_true``, ``y_proba``. ``scorecard`` are the tables of `scorecard_tables`.
     """
 
     model: RiskModel
     cross_validation: CrossValidation
+    leaderboard: dict[str, Any]
     out_of_fold: pd.DataFrame
+    scorecard: dict[str, pd.DataFrame]
 
 
 def train(
@@ -47,7 +61,7 @@ def train(
     models: ModelParams,
     group_column: str | None = None,
 ) -> Training:
-    """Cross-validate and fit ``params.model``.
+    """Cross-validate and fit ``params.model``, or the pick of ``params.candidates`` if that is ``best``.
 
     Parameters
     ----------
@@ -58,6 +72,7 @@ def train(
     preprocessor : Pipeline
         Taken as a recipe: it is cloned unfitted for every fold and for the final fit.
     contract : Contract
+        Its weight column, if it has one, weighs rows in fits and metrics.
     params : TrainParams
     models : ModelParams
     group_column : str, optional
@@ -69,45 +84,80 @@ def train(
 
     Raises
     ------
+    ParamsError
+        If bins by hand do not fit the contract.
     DataError
         If there are too few rows of a class, or groups, for the folds, the model or the answer to imbalance.
     """
     outcome = y.to_numpy(dtype=int)
     groups = None if group_column is None else X[group_column].astype(str).to_numpy()
-    model = build_model(params.model, models, params.seed)
+    weight = contract.parse(contract.weight, X[contract.weight]).values if contract.weight else None
+    candidates = build_models(models, params, value_columns(preprocessor))
     folds = make_folds(outcome, params, groups)
-    fewest = min(int(np.bincount(outcome[fold.train], minlength=2).min()) for fold in folds)
-    if params.model == "svm" and fewest < models.svm.calibration_folds:
-        raise DataError(
-            f"train.model=svm: the smaller class has {fewest} rows in a training fold, expected at least"
-            f" models.svm.calibration_folds = {models.svm.calibration_folds}; lower it or use another model"
-        )
+    _check_inner_folds(candidates, outcome, folds)
     # One thread: more cost at these sizes, and the order of summation would depend on their number.
     with threadpool_limits(limits=1):
-        result = cross_validate({params.model: model}, preprocessor, X, outcome, folds, params)[params.model]
-        pipeline = _fit(model, preprocessor, X, outcome, params)
-    settings = {"train": msgspec.to_builtins(params), params.model: msgspec.to_builtins(getattr(models, params.model))}
-    risk_model = RiskModel(pipeline, contract, settings, table_hash(X, outcome, contract))
-    roc_auc = result.summary()["roc_auc"]
-    logger.info(
-        "%s: ROC-AUC %.3f ± %.3f over %d folds of %d rows",
-        params.model,
-        roc_auc["mean"],
-        roc_auc["std"],
-        len(folds),
-        len(outcome),
-    )
-    return Training(risk_model, result, _out_of_fold(X.index, outcome, folds, result))
+        results = cross_validate(candidates, preprocessor, X, outcome, folds, params, weight, groups)
+        test_share = float(np.mean([len(fold.test) / len(fold.train) for fold in folds]))
+        board = leaderboard(results, params.selection_metric, test_share)
+        picked = board["picked"]
+        fitter = Fitter(preprocessor, X, outcome, np.arange(len(outcome)), params, weight, groups)
+        pipeline = fitter.pipeline(candidates[picked])
+    chosen = getattr(models.best if params.model == "best" else models, picked)
+    settings = {"train": msgspec.to_builtins(params), picked: msgspec.to_builtins(chosen)}
+    default_rate = float(np.average(1 - outcome, weights=weight))
+    model = RiskModel(picked, pipeline, contract, settings, table_hash(X, outcome, contract), default_rate)
+    for name, entry in board["models"].items():
+        logger.info(
+            "%s: %s %.3f ± %.3f over %d folds of %d rows",
+            name,
+            board["metric"],
+            entry["mean"],
+            entry["std"],
+            len(folds),
+            len(outcome),
+        )
+    if len(candidates) > 1:
+        logger.info("picked: %s", board["why"])
+    out_of_fold = _out_of_fold(X.index, outcome, folds, results[picked])
+    return Training(model, results[picked], board, out_of_fold, scorecard_tables(model))
 
 
-def _fit(model: ClassifierMixin, preprocessor: Pipeline, X: pd.DataFrame, y: np.ndarray, params: TrainParams) -> Pipeline:
-    fitted = clone(preprocessor).fit(X, y)
-    fit_X, fit_y, weight = balance(
-        fitted.transform(X), y, fitted, method=params.imbalance, neighbors=params.smote_neighbors, seed=params.seed
+def scorecard_tables(model: RiskModel) -> dict[str, pd.DataFrame]:
+    """Return a scorecard for people: ``points`` per bin and ``attributes`` by information value; no rows for other models.
+
+    With sigmoid calibration the points are those of the calibrated score. Isotonic calibration has no points: it comes on
+    top of them.
+    """
+    classifier = model.pipeline[-1]
+    slope, intercept = 1.0, 0.0
+    if isinstance(classifier, Calibrated):
+        if isinstance(classifier.calibrator, Sigmoid):
+            slope, intercept = classifier.calibrator.slope_, classifier.calibrator.intercept_
+        classifier = classifier.classifier
+    if not isinstance(classifier, Scorecard):
+        return {"points": pd.DataFrame(columns=POINTS_COLUMNS), "attributes": pd.DataFrame(columns=ATTRIBUTES_COLUMNS)}
+    scale = model.params["train"]
+    points = points_table(
+        classifier,
+        scale["base_score"],
+        scale["base_odds"],
+        scale["points_to_double"],
+        code_labels(model.contract),
+        slope=slope,
+        intercept=intercept,
     )
-    classifier = clone(model).fit(fit_X, fit_y, sample_weight=weight)
-    # The sampler made training rows only: what scores applicants is the preprocessor and the classifier.
-    return Pipeline([*fitted.steps, ("model", classifier)])
+    return {"points": points, "attributes": attributes_table(classifier.encoder_)}
+
+
+def _check_inner_folds(models: dict[str, Model], y: np.ndarray, folds: list[Fold]) -> None:
+    fewest = min(int(np.bincount(y[fold.train], minlength=2).min()) for fold in folds)
+    for name, model in models.items():
+        if (needed := max(member.inner_folds for member in model)) > fewest:
+            raise DataError(
+                f"train.model={name}: the smaller class has {fewest} rows in a training fold, expected at least"
+                f" calibration_folds = {needed} of the support vector machine; lower it or use another model"
+            )
 
 
 def _out_of_fold(ids: pd.Index, y: np.ndarray, folds: list[Fold], result: CrossValidation) -> pd.DataFrame:
