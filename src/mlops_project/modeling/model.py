@@ -96,7 +96,6 @@ class RiskModel:
         """Return 1 − P(good), shape (n rows,)."""
         return self.predict_proba(table)[:, 0]
 
-
     def score(self, table: pd.DataFrame) -> np.ndarray:
         """Return points, shape (n rows,): higher is safer, ``base_score`` stands for odds of ``base_odds`` good to one bad.
 
