@@ -85,6 +85,9 @@ def _at(content: Any, path: list[str]) -> Any:
 
 def _allowed(kind: Any, path: list[str]) -> str:
     for key in path:
+        if get_origin(kind) is list and key.isdigit():
+            (kind,) = get_args(kind)
+            continue
         if (struct := _struct_of(kind)) is None:
             return ""
         kind = get_type_hints(struct).get(key, kind)

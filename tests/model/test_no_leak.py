@@ -32,7 +32,7 @@ def workspace(tmp_path, monkeypatch, raw_table):
     return tmp_path
 
 
-@pytest.mark.parametrize("overrides", [{}, {"model: logistic_regression": "model: svm", "imbalance: none": "imbalance: SMOTE"}])
+@pytest.mark.parametrize("overrides", [{}, {"model: scorecard": "model: svm", "imbalance: none": "imbalance: SMOTE"}])
 def test_held_out_rows_change_nothing_that_is_fitted(workspace, overrides):
     params = workspace / "params.yaml"
     text = params.read_text(encoding="utf-8")

@@ -96,7 +96,7 @@ def leaves(content: dict, prefix: str = "") -> set[str]:
     found = set()
     for key, value in content.items():
         name = f"{prefix}.{key}".lstrip(".")
-        found |= leaves(value, name) if isinstance(value, dict) else {name}
+        found |= leaves(value, name) if value and isinstance(value, dict) else {name}
     return found
 
 
@@ -115,7 +115,9 @@ def recording(struct: msgspec.Struct, prefix: str, seen: set[str]):
             name = f"{prefix}.{key}".lstrip(".")
             if isinstance(value, msgspec.Struct):
                 return recording(value, name, seen)
-            seen.add(name)
+            # A model that the blend does not have is a section that params.yaml does not have.
+            if not (value is None and isinstance(struct, config.BlendParams)):
+                seen.add(name)
             return value
 
     return Recorder()
@@ -140,7 +142,7 @@ CONFIGURATIONS = {
         {"prepare.split": "by_time", "prepare.date_column": "d"},
     ],
     "featurize": [{}, {"featurize.outliers": "iqr"}],
-    "train": [{}, {"prepare.split": "by_group", "prepare.group_column": "g"}],
+    "train": [{}, {"prepare.split": "by_group", "prepare.group_column": "g"}, {"train.calibration": "sigmoid"}],
     "evaluate": [{}],
 }
 

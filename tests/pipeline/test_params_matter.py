@@ -21,6 +21,9 @@ DATED = {"prepare.split": "by_time", "prepare.date_column": "applied_on"}
 GROUPED = {"prepare.split": "by_group", "prepare.group_column": "branch"}
 
 
+BEST = {"train.model": "best", "train.candidates": ["decision_tree", "logistic_regression"]}
+
+
 def model(name: str) -> dict:
     return {"train.model": name}
 
@@ -47,11 +50,24 @@ CHANGES = {
     "featurize.ordinals": ("featurize", "one_hot", {}),
     "featurize.without_protected": ("featurize", True, {}),
     "train.model": ("train", "decision_tree", {}),
+    "train.candidates": ("train", ["logistic_regression", "scorecard"], BEST),
+    "train.selection_metric": ("train", "log_loss", BEST),
+    "train.calibration": ("train", "sigmoid", {}),
+    "train.calibration_folds": ("train", 2, {"train.calibration": "isotonic"}),
     "train.imbalance": ("train", "class_weight", {}),
     "train.smote_neighbors": ("train", 2, {"train.imbalance": "SMOTE"}),
     "train.n_splits": ("train", 3, {}),
     "train.n_repeats": ("train", 2, {}),
     "train.seed": ("train", 7, {}),
+    "train.base_score": ("train", 500.0, {}),
+    "train.base_odds": ("train", 10.0, {}),
+    "train.points_to_double": ("train", 50.0, {}),
+    "models.scorecard.max_bins": ("train", 3, model("scorecard")),
+    "models.scorecard.min_bin_share": ("train", 0.2, model("scorecard")),
+    "models.scorecard.smoothing": ("train", 1.0, model("scorecard")),
+    "models.scorecard.C": ("train", 10.0, model("scorecard")),
+    "models.scorecard.center": ("train", 0.0, model("scorecard")),
+    "models.scorecard.bins": ("train", {"laufzeit": [12, 24]}, model("scorecard")),
     "models.logistic_regression.C": ("train", 0.01, model("logistic_regression")),
     "models.logistic_regression.max_iter": ("train", 900, model("logistic_regression")),
     "models.decision_tree.max_depth": ("train", 2, model("decision_tree")),
@@ -85,12 +101,33 @@ def leaves(content: dict, prefix: str = "") -> set[str]:
     found = set()
     for key, value in content.items():
         name = f"{prefix}.{key}".lstrip(".")
-        found |= leaves(value, name) if isinstance(value, dict) else {name}
+        found |= leaves(value, name) if value and isinstance(value, dict) else {name}
     return found
+
+
+for key, (_, value, _) in [(key, change) for key, change in CHANGES.items() if key.startswith("models.xgboost.")]:
+    CHANGES[key.replace("xgboost", "xgboost_monotone")] = ("train", value, model("xgboost_monotone"))
+# The copies in composite models, each in a configuration that reads it.
+for key, (_, value, _) in [(key, change) for key, change in CHANGES.items() if key.startswith("models.")]:
+    name = key.split(".")[1]
+    other = "decision_tree" if name == "logistic_regression" else "logistic_regression"
+    CHANGES[key.replace("models", "models.best", 1)] = ("train", value, BEST | {"train.candidates": [name, other]})
+    if name in PARAMS["models"]["blend"]:
+        CHANGES[key.replace("models", "models.blend", 1)] = ("train", value, model("blend"))
+        blend = BEST | {"train.candidates": ["blend", other]}
+        CHANGES[key.replace("models", "models.best.blend", 1)] = ("train", value, blend)
 
 
 def test_every_key_is_in_the_list():
     assert set(CHANGES) == leaves(PARAMS)
+
+
+def few_trees(models: dict) -> None:
+    for section in models.values():
+        if "n_estimators" in section:
+            section["n_estimators"] = 9
+        else:
+            few_trees({name: value for name, value in section.items() if isinstance(value, dict)})
 
 
 class Workspace:
@@ -104,8 +141,7 @@ class Workspace:
         # Small and quick: what matters is whether outputs change.
         content["train"] |= {"n_splits": 2, "n_repeats": 1}
         content["evaluate"]["bootstrap_samples"] = 200
-        content["models"]["random_forest"]["n_estimators"] = 5
-        content["models"]["xgboost"]["n_estimators"] = 10
+        few_trees(content["models"])
         for name, value in overrides.items():
             *sections, key = name.split(".")
             place = content

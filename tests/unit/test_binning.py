@@ -285,7 +285,8 @@ def test_tables_speak_the_contracts_words() -> None:
 
 
 def test_bins_by_hand_are_written_in_the_contracts_codes() -> None:
-    found = bins_by_code({"debt": [10, 20], "grade": [2], "home": [["own", "free"], ["rent"]], "ratio": [1]}, CONTRACT)
+    bins = {"debt": [10, 20], "grade": [2], "home": [["own", "free"], ["rent"]], "ratio": [1]}
+    found = bins_by_code(bins, CONTRACT, [*CONTRACT.features, "ratio"])
     assert found == {"debt": [10, 20], "grade": [2], "home": [[0, 2], [1]], "ratio": [1]}
 
 
@@ -298,8 +299,9 @@ def test_bins_by_hand_are_written_in_the_contracts_codes() -> None:
         ({"debt": [[1]]}, "expected cut points"),
         ({"debt": [2, 1]}, "rising order"),
         ({"grade": [3]}, "found 3, expected one of 1, 2, 4"),
+        ({"depth": [3]}, "found 'depth', expected a column that the model sees: debt"),
     ],
 )
 def test_wrong_bins_by_hand_are_refused_in_words(bins, words) -> None:
     with pytest.raises(ParamsError, match=words):
-        bins_by_code(bins, CONTRACT)
+        bins_by_code(bins, CONTRACT, CONTRACT.features)

@@ -24,6 +24,8 @@ def content(root: Path) -> dict[str, Any]:
     return read_yaml(root / "params.yaml")
 
 
+LISTS = ("featurize.ratios", "featurize.log", "train.candidates")
+MODELS = "scorecard, logistic_regression, decision_tree, xgboost_monotone, svm, random_forest, xgboost, blend, best"
 SWITCHES = ("featurize.missing_indicators", "featurize.without_protected")
 
 
@@ -139,7 +141,7 @@ def test_every_value_of_another_type_is_refused_with_its_place(content: dict[str
     for path in map(".".join, leaves(content)):
         for value in ({"x": 1}, [[1]], True if path not in SWITCHES else "true"):
             message = refusal(changed(content, path, put(value)))
-            place = f"{path}.0" if value == [[1]] and path in ("featurize.ratios", "featurize.log") else path
+            place = f"{path}.0" if value == [[1]] and path in LISTS else path
             assert message.startswith(f"params.yaml: {place}: found "), message
             assert "expected" in message or "allowed" in message
 
@@ -147,9 +149,30 @@ def test_every_value_of_another_type_is_refused_with_its_place(content: dict[str
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("train.model", "lightgbm", "allowed: logistic_regression, decision_tree, random_forest, svm, xgboost"),
+        (
+            "train.model",
+            "lightgbm",
+            f"allowed: {MODELS}",
+        ),
         ("train.imbalance", "smote", "allowed: none, SMOTE, BorderlineSMOTE, SMOTENC, ADASYN, class_weight"),
         ("train.n_splits", 1, "expected int >= 2"),
+        ("train.candidates", ["svm", "svm"], "train.candidates: found 'svm' twice, expected each model once"),
+        ("train.candidates", ["svm"], "train.candidates: found ['svm'], expected two models or more"),
+        ("train.candidates", ["svm", "best"], "allowed: scorecard"),
+        ("train.selection_metric", "auc", "allowed: roc_auc, average_precision, ks, brier, log_loss"),
+        ("train.calibration", "platt", "allowed: none, sigmoid, isotonic"),
+        ("train.calibration_folds", 1, "expected int >= 2"),
+        ("train.base_odds", 0, "expected float > 0.0"),
+        ("train.points_to_double", -20, "expected float > 0.0"),
+        ("models.scorecard.min_bin_share", 0, "expected float > 0.0"),
+        ("models.scorecard.center", -0.1, "expected float >= 0.0"),
+        ("models.scorecard.bins", {"age": 3}, "expected array"),
+        ("models.blend", {}, "models.blend: found [], expected the sections of two models or more"),
+        (
+            "models.best.svm",
+            None,
+            "models.best: the section 'svm' of a model in train.candidates is missing; copy it from models.svm",
+        ),
         ("train.n_splits", 5.0, "expected int, got float"),
         ("train.n_splits", "5", "expected int, got str"),
         ("train.n_splits", None, "expected int, got null"),
@@ -196,7 +219,11 @@ def test_every_value_of_another_type_is_refused_with_its_place(content: dict[str
         ("models.xgboost.subsample", 0.0, "expected float > 0.0"),
         ("models.xgboost.reg_lambda", -1.0, "expected float >= 0.0"),
         ("models.svm", None, "expected object, got null"),
-        ("models", [], "expected the keys logistic_regression, decision_tree, random_forest, svm, xgboost"),
+        (
+            "models",
+            [],
+            f"expected the keys {MODELS}",
+        ),
         ("evaluate.threshold", 1.0, "expected float < 1.0"),
         ("evaluate.threshold", "auto", "expected float | null, got str"),
         ("evaluate.cost_bad_approved", 0.0, "expected float > 0.0"),
@@ -221,6 +248,23 @@ def test_a_split_needs_its_column(split: str, key: str, content: dict[str, Any])
     chosen = changed(content, "prepare.split", put(split))
     assert f"prepare.split is {split!r}, so prepare.{key} must name a column of the contract; found null" in refusal(chosen)
     assert check_params(changed(chosen, f"prepare.{key}", put("x"))).prepare.split == split
+
+
+def test_a_candidate_without_settings_is_refused(content: dict[str, Any]) -> None:
+    found = refusal(changed(content, "models.best.svm", lambda section, key: section.pop(key)))
+    assert "models.best: the section 'svm' of a model in train.candidates is missing; copy it from models.svm" in found
+    fewer = [name for name in content["train"]["candidates"] if name != "svm"]
+    check_params(
+        changed(changed(content, "train.candidates", put(fewer)), "models.best.svm", lambda section, key: section.pop(key))
+    )
+
+
+def test_composite_models_hold_copies_of_the_settings(content: dict[str, Any]) -> None:
+    """DVC sees only what stands in the section of the chosen model, and a copy that differs would be a trap."""
+    models = content["models"]
+    for name, section in {**models["best"], **models["blend"], **models["best"]["blend"]}.items():
+        assert section == models[name], name
+    assert set(content["train"]["candidates"]) == set(models["best"])
 
 
 # --- the file, as DVC reads it

@@ -17,11 +17,12 @@ from sklearn.pipeline import Pipeline
 from mlops_project.config import ModelParams, Params, TrainParams
 from mlops_project.dataset import Applicants
 from mlops_project.errors import DataError
-from mlops_project.modeling.cross_validation import CrossValidation, Fold, cross_validate, make_folds
+from mlops_project.modeling.cross_validation import CrossValidation, cross_validate
+from mlops_project.modeling.folds import Fold, make_folds
 from mlops_project.modeling.metrics import CROSS_VALIDATED
-from mlops_project.modeling.models import BUILDERS, build_model
+from mlops_project.modeling.models import BUILDERS, Member, build_model
 from mlops_project.modeling.sampling import balance
-from mlops_project.preprocessing import build_preprocessor
+from mlops_project.preprocessing import build_preprocessor, value_columns
 from mlops_project.schema import Contract
 
 METHODS = ["none", "SMOTE", "BorderlineSMOTE", "SMOTENC", "ADASYN", "class_weight"]
@@ -46,7 +47,9 @@ def settings(params: Params) -> TrainParams:
 @pytest.fixture
 def few_trees(params: Params) -> ModelParams:
     forest = replace(params.models.random_forest, n_estimators=5)
-    return replace(params.models, random_forest=forest, xgboost=replace(params.models.xgboost, n_estimators=5))
+    boosted = replace(params.models.xgboost, n_estimators=5)
+    monotone = replace(params.models.xgboost_monotone, n_estimators=5)
+    return replace(params.models, random_forest=forest, xgboost=boosted, xgboost_monotone=monotone)
 
 
 @pytest.fixture
@@ -64,9 +67,15 @@ def y(applicants: Applicants) -> np.ndarray:
     return applicants.target.to_numpy()[:300]
 
 
-def run(model, preprocessor, X, y, settings: TrainParams, folds: list[Fold] | None = None) -> CrossValidation:
+def run(classifier, preprocessor, X, y, settings: TrainParams, folds: list[Fold] | None = None, **more) -> CrossValidation:
+    """Cross-validate a model of ours, or a classifier as one that reads the encoded view."""
+    model = classifier if isinstance(classifier, tuple) else (Member("classifier", "encoded", classifier),)
     folds = make_folds(y, settings) if folds is None else folds
-    return cross_validate({"model": model}, preprocessor, X, y, folds, settings)["model"]
+    return cross_validate({"model": model}, preprocessor, X, y, folds, settings, **more)["model"]
+
+
+def built(name: str, params: Params, preprocessor: Pipeline, **settings) -> tuple[Member, ...]:
+    return build_model(name, getattr(params.models, name), replace(params.train, **settings), value_columns(preprocessor))
 
 
 class Recorder(LogisticRegression):
@@ -157,11 +166,12 @@ def assert_equal_scores(found: CrossValidation, expected: dict[str, np.ndarray])
         np.testing.assert_allclose(found.train[name], sign * expected[f"train_{scorer}"], atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["logistic_regression", "decision_tree"])
+@pytest.mark.parametrize("name", ["logistic_regression", "decision_tree", "scorecard"])
 def test_scores_are_those_of_scikit_learn(name: str, preprocessor, X, y, settings: TrainParams, params: Params) -> None:
-    model, folds = build_model(name, params.models, seed=1), make_folds(y, settings)
+    model, folds = built(name, params, preprocessor), make_folds(y, settings)
+    steps = preprocessor.steps[: -1 if model[0].view == "values" else None]
     expected = sklearn.model_selection.cross_validate(
-        Pipeline([*preprocessor.steps, ("model", model)]),
+        Pipeline([*steps, ("model", model[0].classifier)]),
         X,
         y,
         scoring=list(SCORERS.values()),
@@ -195,7 +205,8 @@ def test_out_of_fold_predictions_come_from_the_fold_that_tests_the_row(preproces
 
 
 def test_several_models_share_the_folds_and_score_as_alone(preprocessor, X, y, settings: TrainParams, params: Params) -> None:
-    models = {name: build_model(name, params.models, seed=1) for name in ("logistic_regression", "decision_tree")}
+    names = ("logistic_regression", "decision_tree", "scorecard")
+    models = {name: built(name, params, preprocessor) for name in names}
     together = cross_validate(models, preprocessor, X, y, make_folds(y, settings), settings)
     assert list(together) == list(models)
     for name, model in models.items():
@@ -299,8 +310,8 @@ def test_synthetic_rows_are_fitted_on_and_never_scored(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_model_takes_every_answer_to_imbalance(method: str, preprocessor, X, y, settings, few_trees: ModelParams) -> None:
-    settings = replace(settings, imbalance=method)
-    models = {name: build_model(name, few_trees, seed=1) for name in BUILDERS}
+    settings, columns = replace(settings, imbalance=method), value_columns(preprocessor)
+    models = {name: build_model(name, getattr(few_trees, name), settings, columns) for name in BUILDERS}
     for found in cross_validate(models, preprocessor, X, y, make_folds(y, settings)[:1], settings).values():
         assert all(np.isfinite(values).all() for values in found.test.values())
         assert found.test["roc_auc"][0] > 0.55
@@ -312,7 +323,7 @@ def test_every_model_takes_every_answer_to_imbalance(method: str, preprocessor, 
 def balanced(preprocessor: Pipeline, X, y, method: str, neighbors: int = 5, seed: int = 1) -> tuple:
     fitted = clone(preprocessor).fit(X)
     encoded = fitted.transform(X)
-    return encoded, *balance(encoded, y, fitted, method=method, neighbors=neighbors, seed=seed)
+    return encoded, *balance(encoded, y, fitted[-1], method=method, neighbors=neighbors, seed=seed)
 
 
 def test_smotenc_makes_applicants_with_one_code_per_column(contract: Contract, params: Params, X, y) -> None:
@@ -353,7 +364,7 @@ def test_what_the_sampler_itself_refuses_is_one_line(preprocessor) -> None:
     """ADASYN has nowhere to put rows if the classes lie far apart."""
     X = np.r_[np.zeros((10, 2)), np.full((30, 2), 1e6)] + np.arange(40)[:, None] / 100
     with pytest.raises(DataError, match=r"^train.imbalance=ADASYN: .*; use another method or none$") as caught:
-        balance(X, np.repeat([0, 1], [10, 30]), preprocessor, method="ADASYN", neighbors=5, seed=1)
+        balance(X, np.repeat([0, 1], [10, 30]), preprocessor[-1], method="ADASYN", neighbors=5, seed=1)
     assert "\n" not in str(caught.value)
 
 

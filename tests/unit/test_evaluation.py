@@ -275,7 +275,7 @@ def model() -> RiskModel:
         ("features", FeaturePreprocessor(CONTRACT)),
         ("model", LogisticRegression()),
     ]
-    return RiskModel(Pipeline(steps).fit(table, y), CONTRACT, {}, "")
+    return RiskModel("logistic_regression", Pipeline(steps).fit(table, y), CONTRACT, {}, "", 0.5)
 
 
 def naive_importance(model: RiskModel, X: pd.DataFrame, y: np.ndarray, settings: EvaluateParams) -> np.ndarray:

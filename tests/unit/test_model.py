@@ -24,7 +24,7 @@ from mlops_project.schema import Column, Contract, Target
 
 def fit(applicants: Applicants, contract: Contract, params: Params, **settings: object) -> Training:
     preprocessor = build_preprocessor(contract, params.featurize)
-    chosen = replace(params.train, n_splits=2, n_repeats=1, **settings)
+    chosen = replace(params.train, **{"model": "logistic_regression", "n_splits": 2, "n_repeats": 1, **settings})
     return train(applicants.table[:400], applicants.target[:400], preprocessor, contract, chosen, params.models)
 
 
@@ -135,6 +135,8 @@ def test_what_is_needed_to_trust_it_is_inside(
     assert model.params["train"]["model"] == "logistic_regression"
     assert model.params["logistic_regression"] == {"C": params.models.logistic_regression.C, "max_iter": 1000}
     assert set(model.params) == {"train", "logistic_regression"}
+    assert model.name == "logistic_regression"
+    assert model.sample_default_rate == pytest.approx(1 - applicants.target[:400].mean())
     assert model.training_data_hash == table_hash(applicants.table[:400], applicants.target.to_numpy()[:400], contract)
     for name in ("numpy", "pandas", "scikit-learn"):
         assert model.library_versions[name] == version(name)

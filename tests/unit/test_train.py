@@ -1,6 +1,7 @@
 """Training: what is fitted, what is reported, and which settings reach which model."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from msgspec.structs import asdict, replace
 
@@ -10,14 +11,14 @@ from mlops_project.errors import DataError
 from mlops_project.modeling.metrics import ranking_metrics
 from mlops_project.modeling.models import BUILDERS, build_model
 from mlops_project.modeling.train import Training, train
-from mlops_project.preprocessing import build_preprocessor
+from mlops_project.preprocessing import build_preprocessor, value_columns
 from mlops_project.schema import Contract
 
 
 def fit(applicants: Applicants, contract: Contract, params: Params, rows: int = 300, **settings: object) -> Training:
     group = settings.pop("group_column", None)
     preprocessor = build_preprocessor(contract, params.featurize)
-    chosen = replace(params.train, **{"n_splits": 2, "n_repeats": 1, **settings})
+    chosen = replace(params.train, **{"model": "logistic_regression", "n_splits": 2, "n_repeats": 1, **settings})
     table, target = applicants.table[:rows], applicants.target[:rows]
     return train(table, target, preprocessor, contract, chosen, params.models, group)
 
@@ -74,9 +75,77 @@ def test_a_support_vector_machine_without_rows_to_calibrate_on_is_refused(contra
     assert fit(small, contract, three, model="svm").model.predict_proba(small.table).shape == (56, 2)
 
 
+# --- scorecard and best
+
+
+def test_the_points_of_a_scorecard_add_up_to_the_score(contract: Contract, params: Params, applicants: Applicants) -> None:
+    for calibration in ("none", "sigmoid"):
+        result = fit(applicants, contract, params, model="scorecard", calibration=calibration)
+        points = result.scorecard["points"]
+        values = result.model.pipeline[:-1].transform(applicants.table)
+        card = result.model.pipeline[-1]
+        card = card.classifier if calibration == "sigmoid" else card
+        total = np.zeros(len(values))
+        for i, (name, bins) in enumerate(zip(card.encoder_.names_, card.encoder_.bins_, strict=True)):
+            rows = points[points["attribute"] == name]["points"].to_numpy()
+            total += rows[bins.assign(values[:, i])]
+        np.testing.assert_allclose(total, result.model.score(applicants.table), atol=1e-6)
+    assert list(result.scorecard["attributes"]["attribute"][:1]) == ["laufkont"]
+
+
+def test_other_models_have_no_points(contract: Contract, params: Params, applicants: Applicants) -> None:
+    card, other = (fit(applicants, contract, params, model=name) for name in ("scorecard", "logistic_regression"))
+    for name, table in card.scorecard.items():
+        assert list(other.scorecard[name]) == list(table)
+        assert other.scorecard[name].empty
+
+
+def test_the_score_doubles_the_odds_every_so_many_points(contract: Contract, params: Params, applicants: Applicants) -> None:
+    model = fit(applicants, contract, params, base_score=500.0, base_odds=4.0, points_to_double=30.0).model
+    p = model.predict_proba(applicants.table)
+    expected = 500 + 30 * np.log2(p[:, 1] / p[:, 0] / 4)
+    np.testing.assert_allclose(model.score(applicants.table), expected)
+
+
+def test_best_fits_the_pick_of_the_candidates_as_if_it_were_named(contract: Contract, params: Params, applicants) -> None:
+    names = ["decision_tree", "scorecard", "logistic_regression"]
+    best = fit(applicants, contract, params, model="best", candidates=names)
+    picked = best.leaderboard["picked"]
+    assert picked == best.model.name == "scorecard"
+    alone = fit(applicants, contract, params, model="scorecard")
+    assert best.cross_validation.test == alone.cross_validation.test
+    pd.testing.assert_frame_equal(best.out_of_fold, alone.out_of_fold)
+    np.testing.assert_array_equal(best.model.predict_proba(applicants.table), alone.model.predict_proba(applicants.table))
+    assert set(best.leaderboard["models"]) == set(names)
+    assert set(best.model.params) == {"train", "scorecard"}
+
+
+def test_weights_reach_fits_and_metrics(contract: Contract, params: Params, applicants: Applicants) -> None:
+    from mlops_project.schema import Column
+
+    weighted = replace(contract, columns={**contract.columns, "stands_for": Column(kind="weight")})
+    weight = np.random.default_rng(0).uniform(0.2, 5, len(applicants.table))
+    rows = applicants._replace(table=applicants.table.assign(stands_for=weight))
+    ones = applicants._replace(table=applicants.table.assign(stands_for=1.0))
+    plain = fit(applicants, contract, params)
+    assert fit(ones, weighted, params).cross_validation.test == plain.cross_validation.test
+    found = fit(rows, weighted, params)
+    assert found.model.sample_default_rate == pytest.approx(np.average(1 - applicants.target[:300], weights=weight[:300]))
+    assert found.cross_validation.test["brier"] != plain.cross_validation.test["brier"]
+    assert (found.model.predict_proba(rows.table) != plain.model.predict_proba(rows.table)).any()
+
+
 # --- models
 
 CHANGES = {
+    "scorecard": {
+        "max_bins": 3,
+        "min_bin_share": 0.25,
+        "smoothing": 3.0,
+        "C": 0.7,
+        "center": 0.25,
+        "bins": {"laufzeit": [12, 24]},
+    },
     "logistic_regression": {"C": 0.7, "max_iter": 77},
     "decision_tree": {"max_depth": 2, "min_samples_leaf": 7, "ccp_alpha": 0.25},
     "random_forest": {"n_estimators": 7, "max_depth": 2, "min_samples_leaf": 9, "max_features": 0.5},
@@ -91,14 +160,22 @@ CHANGES = {
         "reg_lambda": 5.0,
     },
 }
+CHANGES["xgboost_monotone"] = CHANGES["xgboost"]
 
 
 @pytest.mark.parametrize("name", list(BUILDERS))
-def test_every_setting_reaches_the_model(name: str, params: Params) -> None:
+def test_every_setting_reaches_the_model(name: str, contract: Contract, params: Params) -> None:
     changed = replace(getattr(params.models, name), **CHANGES[name])
     assert set(CHANGES[name]) == set(asdict(changed))
-    model = build_model(name, replace(params.models, **{name: changed}), seed=11)
-    given = model.get_params()
+    columns = value_columns(build_preprocessor(contract, params.featurize))
+    (member,) = build_model(name, changed, replace(params.train, seed=11), columns)
+    given = member.classifier.get_params()
+    if name == "scorecard":
+        assert {**given, "bins": given["overrides"]} == {**given, **CHANGES[name]}
+        return
+    if name == "xgboost_monotone":
+        directions = dict(zip(contract.features, given["monotone_constraints"], strict=True))
+        assert {"laufzeit": -1, "alter": 1, "verm": 0, "laufkont": 0}.items() <= directions.items()
     seed = "cv" if name == "svm" else "random_state"
     if name == "svm":
         folds = given["cv"]
@@ -109,4 +186,4 @@ def test_every_setting_reaches_the_model(name: str, params: Params) -> None:
 
 
 def test_every_model_of_params_has_a_builder(params: Params) -> None:
-    assert set(BUILDERS) == set(params.models.__struct_fields__)
+    assert set(BUILDERS) | {"blend", "best"} == set(params.models.__struct_fields__)
