@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
 
 CLEAN_FILE = ROOT / "data/raw/german_credit_original.csv"
 MODELS = ("logistic_regression", "decision_tree", "random_forest", "svm", "xgboost")
+ALL_MODELS = ("scorecard", "logistic_regression", "decision_tree", "xgboost_monotone", "svm", "random_forest", "xgboost", "blend")
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -119,10 +120,11 @@ def fit_all(way: str, method: str) -> None:
 
     from mlops_project.config import load_params
     from mlops_project.files import read_table
-    from mlops_project.modeling.cross_validation import cross_validate, make_folds
+    from mlops_project.modeling.cross_validation import cross_validate
+    from mlops_project.modeling.folds import make_folds
     from mlops_project.modeling.metrics import ranking_metrics
     from mlops_project.modeling.models import build_model
-    from mlops_project.preprocessing import build_preprocessor
+    from mlops_project.preprocessing import build_preprocessor, value_columns
     from mlops_project.schema import load_contract
 
     params, contract = load_params(), load_contract("data/schema.yaml")
@@ -130,7 +132,8 @@ def fit_all(way: str, method: str) -> None:
     X = read_table("data/processed/Xtraintest.csv", contract.text_columns)
     y = read_table("data/processed/ytraintest.csv")[contract.target.name].to_numpy()
     folds, preprocessor = make_folds(y, settings), build_preprocessor(contract, params.featurize)
-    built = {name: build_model(name, params.models, settings.seed) for name in MODELS}
+    columns = value_columns(preprocessor)
+    built = {name: build_model(name, getattr(params.models, name), settings, columns) for name in MODELS}
     probabilities = ("roc_auc", "average_precision", "neg_brier_score", "neg_log_loss")
     decisions = ("accuracy", "balanced_accuracy", "f1", "precision", "recall")
     scorers: dict[str, Any] = {name: name for name in (*probabilities, *decisions)}
@@ -142,11 +145,11 @@ def fit_all(way: str, method: str) -> None:
             together = cross_validate(built, preprocessor, X, y, folds, settings)
             roc_auc = [value for result in together.values() for value in result.test["roc_auc"]]
         else:
-            for model in built.values():
+            for (member,) in built.values():
                 sampler = getattr(imblearn.over_sampling, method)(
                     random_state=settings.seed, k_neighbors=settings.smote_neighbors
                 )
-                one = Pipeline([*preprocessor.steps, ("balance", sampler), ("model", model)])
+                one = Pipeline([*preprocessor.steps, ("balance", sampler), ("model", member.classifier)])
                 splits = [(fold.train, fold.test) for fold in folds]
                 result = sklearn_cross_validate(one, X, y, cv=splits, scoring=scorers, return_train_score=True)
                 roc_auc += result["test_roc_auc"].tolist()

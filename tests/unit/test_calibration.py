@@ -33,7 +33,7 @@ def test_the_observed_share_is_the_predicted_one(method: str, drawn) -> None:
     p_good = fit_calibrator(method, margins[:10_000], y[:10_000]).predict(margins[10_000:])
     assert ((p_good > 0) & (p_good < 1)).all()
     for part in np.array_split(np.argsort(p_good), 5):
-        assert p_good[part].mean() == pytest.approx(y[10_000:][part].mean(), abs=0.03)
+        assert p_good[part].mean() == pytest.approx(y[10_000:][part].mean(), abs=0.04)  # 2,000 rows: s.e. 0.011
     order = np.argsort(margins[10_000:])
     assert (np.diff(p_good[order]) >= 0).all()
 

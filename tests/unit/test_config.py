@@ -168,11 +168,6 @@ def test_every_value_of_another_type_is_refused_with_its_place(content: dict[str
         ("models.scorecard.center", -0.1, "expected float >= 0.0"),
         ("models.scorecard.bins", {"age": 3}, "expected array"),
         ("models.blend", {}, "models.blend: found [], expected the sections of two models or more"),
-        (
-            "models.best.svm",
-            None,
-            "models.best: the section 'svm' of a model in train.candidates is missing; copy it from models.svm",
-        ),
         ("train.n_splits", 5.0, "expected int, got float"),
         ("train.n_splits", "5", "expected int, got str"),
         ("train.n_splits", None, "expected int, got null"),
