@@ -17,16 +17,16 @@ def test_only_what_changed_reruns(clone):
     assert clone.repro() == ALL_SKIPPED, "a hyper-parameter of a model that is not selected"
 
     before = clone.git("rev-parse", "HEAD:metrics/evaluate.json")
-    clone.edit("params.yaml", "    C: 0.1\n", "    C: 0.02\n")
+    clone.edit("params.yaml", "    C: 0.05\n", "    C: 0.02\n")
     assert clone.repro() == {**ALL_SKIPPED, "train": "ran", "evaluate": "ran"}, "a hyper-parameter of the selected model"
     assert clone.git("hash-object", "metrics/evaluate.json") != before
 
     moved = clone.git("hash-object", "metrics/train.json")
 
-    clone.edit("params.yaml", "    C: 0.02\n", "    C: 0.1\n")
+    clone.edit("params.yaml", "    C: 0.02\n", "    C: 0.05\n")
     clone.repro()
     assert clone.git("hash-object", "metrics/evaluate.json") == before
-    clone.edit("params.yaml", "    C: 0.1\n", "    C: 0.02\n")
+    clone.edit("params.yaml", "    C: 0.05\n", "    C: 0.02\n")
     assert clone.repro() == {**ALL_SKIPPED, "train": "restored", "evaluate": "ran"}, "earlier params come back from the run cache"
     assert clone.git("hash-object", "metrics/train.json") == moved
 
@@ -37,6 +37,19 @@ def test_only_what_changed_reruns(clone):
         module.write("# a comment\n")
     # train imports the module; its outputs come out the same, so evaluate has nothing to do.
     assert clone.repro() == {**ALL_SKIPPED, "train": "ran"}, "a comment in a module that one stage imports"
+
+    clone.edit("params.yaml", "  model: scorecard", "  model: blend")
+    clone.edit("params.yaml", "  n_splits: 5", "  n_splits: 2")
+    clone.edit("params.yaml", "  n_repeats: 3", "  n_repeats: 1")
+    assert clone.repro() == {**ALL_SKIPPED, "train": "ran", "evaluate": "ran"}
+    text = (clone.path / "params.yaml").read_text(encoding="utf-8")
+    ours, members = text.split("\n  blend:\n", 1)
+    (clone.path / "params.yaml").write_text(ours.replace("gamma: auto", "gamma: 0.02") + "\n  blend:\n" + members)
+    assert clone.repro() == ALL_SKIPPED, "a blend does not read models.svm"
+    members = members.replace("gamma: auto", "gamma: 0.02", 1)
+    (clone.path / "params.yaml").write_text(ours + "\n  blend:\n" + members)
+    assert clone.repro() == {**ALL_SKIPPED, "train": "ran", "evaluate": "ran"}, "a setting of a member"
+    clone.edit("params.yaml", "  model: blend", "  model: scorecard")
 
     clone.edit("params.yaml", "  scale: standard", "  scale: robust")
     assert clone.repro() == {"prepare": "skipped", "featurize": "ran", "train": "ran", "evaluate": "ran"}
