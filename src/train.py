@@ -26,7 +26,7 @@ def main() -> None:
     dump(result.model, MODELS / "best_model.joblib")
     write_table(result.out_of_fold, PREDICTIONS / "out_of_fold.csv")
     for name, table in result.scorecard.items():
-        write_table(table.map(rounded), METRICS / "scorecard" / f"{name}.csv", index=False)
+        write_table(table.map(rounded), METRICS / f"{name}.csv", index=False)
     write_json(result.leaderboard, METRICS / "leaderboard.json")
     write_json(result.cross_validation.summary(), METRICS / "train.json")
 

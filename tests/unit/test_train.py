@@ -81,7 +81,7 @@ def test_a_support_vector_machine_without_rows_to_calibrate_on_is_refused(contra
 def test_the_points_of_a_scorecard_add_up_to_the_score(contract: Contract, params: Params, applicants: Applicants) -> None:
     for calibration in ("none", "sigmoid"):
         result = fit(applicants, contract, params, model="scorecard", calibration=calibration)
-        points = result.scorecard["points"]
+        points = result.scorecard["scorecard"]
         values = result.model.pipeline[:-1].transform(applicants.table)
         card = result.model.pipeline[-1]
         card = card.classifier if calibration == "sigmoid" else card
@@ -90,7 +90,7 @@ def test_the_points_of_a_scorecard_add_up_to_the_score(contract: Contract, param
             rows = points[points["attribute"] == name]["points"].to_numpy()
             total += rows[bins.assign(values[:, i])]
         np.testing.assert_allclose(total, result.model.score(applicants.table), atol=1e-6)
-    assert list(result.scorecard["attributes"]["attribute"][:1]) == ["laufkont"]
+    assert list(result.scorecard["information_value"]["attribute"][:1]) == ["laufkont"]
 
 
 def test_other_models_have_no_points(contract: Contract, params: Params, applicants: Applicants) -> None:

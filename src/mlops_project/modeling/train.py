@@ -124,7 +124,7 @@ def train(
 
 
 def scorecard_tables(model: RiskModel) -> dict[str, pd.DataFrame]:
-    """Return a scorecard for people: ``points`` per bin and ``attributes`` by information value; no rows for other models.
+    """Return tables for people: ``scorecard``, points per bin, and ``information_value`` per attribute; empty for other models.
 
     With sigmoid calibration the points are those of the calibrated score. Isotonic calibration has no points: it comes on
     top of them.
@@ -136,7 +136,10 @@ def scorecard_tables(model: RiskModel) -> dict[str, pd.DataFrame]:
             slope, intercept = classifier.calibrator.slope_, classifier.calibrator.intercept_
         classifier = classifier.classifier
     if not isinstance(classifier, Scorecard):
-        return {"points": pd.DataFrame(columns=POINTS_COLUMNS), "attributes": pd.DataFrame(columns=ATTRIBUTES_COLUMNS)}
+        return {
+            "scorecard": pd.DataFrame(columns=POINTS_COLUMNS),
+            "information_value": pd.DataFrame(columns=ATTRIBUTES_COLUMNS),
+        }
     scale = model.params["train"]
     points = points_table(
         classifier,
@@ -147,7 +150,7 @@ def scorecard_tables(model: RiskModel) -> dict[str, pd.DataFrame]:
         slope=slope,
         intercept=intercept,
     )
-    return {"points": points, "attributes": attributes_table(classifier.encoder_)}
+    return {"scorecard": points, "information_value": attributes_table(classifier.encoder_)}
 
 
 def _check_inner_folds(models: dict[str, Model], y: np.ndarray, folds: list[Fold]) -> None:
