@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from mlops_project.modeling.metrics import bootstrap_weights
 
@@ -36,10 +37,12 @@ def intervals(
         Name → ``low`` and ``high``, the percentiles that hold ``params.confidence`` between them.
     """
     chunk = max(1, MAX_CELLS // n_rows)
-    parts = [
-        statistic(bootstrap_weights(n_rows, min(chunk, params.bootstrap_samples - start), params.seed + start))
-        for start in range(0, params.bootstrap_samples, chunk)
-    ]
+    # One thread: more cost at these sizes, and the order of summation would depend on their number.
+    with threadpool_limits(limits=1):
+        parts = [
+            statistic(bootstrap_weights(n_rows, min(chunk, params.bootstrap_samples - start), params.seed + start))
+            for start in range(0, params.bootstrap_samples, chunk)
+        ]
     tail = 100 * (1 - params.confidence) / 2
     found = {}
     for name in parts[0]:

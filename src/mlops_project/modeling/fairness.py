@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,10 +27,10 @@ def groups_of(name: str, contract: Contract, X: pd.DataFrame) -> dict[str, np.nd
     """
     column, values = contract.columns[name], contract.parse(name, X[name]).values
     if column.bands is not None:
-        edges = [-np.inf, *column.bands, np.inf]
-        words = [f"under {edges[1]:g}", *(f"{a:g} to under {b:g}" for a, b in zip(edges[1:-2], edges[2:-1], strict=True))]
-        words.append(f"{edges[-2]:g} and over")
-        found = {word: (values >= edges[i]) & (values < edges[i + 1]) for i, word in enumerate(words)}
+        bands = column.bands
+        limits = pairwise([-np.inf, *bands, np.inf])
+        words = [f"under {bands[0]:g}", *(f"{a:g} to under {b:g}" for a, b in pairwise(bands)), f"{bands[-1]:g} and over"]
+        found = {word: (values >= low) & (values < high) for word, (low, high) in zip(words, limits, strict=True)}
     else:
         meanings = column.codes if isinstance(column.codes, dict) else {code: str(code) for code in column.code_list}
         numbers = range(len(meanings)) if column.has_text_codes else column.code_list
@@ -72,12 +73,12 @@ def fairness(rows: Scored, X: pd.DataFrame, contract: Contract, params: Evaluate
         member = np.array(list(groups.values()), dtype=float)
         table = _table(name, list(groups), member, rows, params.fairness_min_rows)
         tables.append(table)
-        compared = table.loc[table["compared"] == 1, "approval_rate"]
+        rates = np.where(table["compared"] == 1, table["approval_rate"], np.nan)
         results[name] = dict.fromkeys(("disparity_ratio", "low", "high", "passes_four_fifths", "lowest", "reference"))
-        if len(compared) > 1 and compared.max() > 0:
-            low, high = compared.idxmin(), compared.idxmax()
-            pairs[name] = member[[low, high]]
-            results[name] |= {"lowest": table.loc[low, "group"], "reference": table.loc[high, "group"]}
+        if np.isfinite(rates).sum() > 1 and np.nanmax(rates) > 0:
+            pair = [int(np.nanargmin(rates)), int(np.nanargmax(rates))]
+            pairs[name] = member[pair]
+            results[name] |= dict(zip(("lowest", "reference"), np.array(list(groups))[pair].tolist(), strict=True))
     if pairs:
 
         def ratios(draws: np.ndarray | None = None) -> dict[str, np.ndarray]:

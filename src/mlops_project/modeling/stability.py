@@ -1,4 +1,4 @@
-"""Population stability: did the score and the features move between the development and the held-out rows?"""
+"""Population stability: how far score and features moved between the development and the held-out rows."""
 
 from __future__ import annotations
 
@@ -74,6 +74,6 @@ def stability(before: Population, after: Population, contract: Contract) -> tupl
     table.insert(0, "name", ["score", *contract.features])
     table["reading"] = np.array(WORDS)[np.searchsorted(READINGS, table["psi"], side="right")]
     features = table.iloc[1:].sort_values("psi", ascending=False, kind="stable")
-    largest = features.iloc[0]
-    metrics = {"score": float(table.loc[0, "psi"]), "largest": {"feature": largest["name"], "value": float(largest["psi"])}}
+    psi = table["psi"].to_numpy()
+    metrics = {"score": float(psi[0]), "largest": {"feature": features["name"].iloc[0], "value": float(psi[1:].max())}}
     return metrics, pd.concat([table.iloc[:1], features], ignore_index=True)

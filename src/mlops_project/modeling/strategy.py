@@ -46,9 +46,7 @@ def strategy_table(rows: Scored, thresholds: Iterable[float]) -> pd.DataFrame:
             "approval_rate": both / total,
             "bad_rate_approved": np.divide(bad_approved, both, out=np.zeros(len(both)), where=both > 0),
             "bad_caught": 1 - bad_approved / bad[-1] if bad[-1] > 0 else np.nan,
-            "expected_cost": (
-                policy.cost_bad_approved * bad_approved + policy.cost_good_refused * (good[-1] - good_approved)
-            )
+            "expected_cost": (policy.cost_bad_approved * bad_approved + policy.cost_good_refused * (good[-1] - good_approved))
             / total,
             "chosen": (thresholds == policy.threshold).astype(int),
         }
