@@ -42,8 +42,8 @@ def row_weights(contract: Contract, X: pd.DataFrame) -> np.ndarray:
 
 
 def average_repeats(out_of_fold: pd.DataFrame) -> pd.DataFrame:
-    """``y_true`` and ``y_proba`` per applicant: the mean over the repeats of cross-validation."""
-    return out_of_fold.groupby(level=0, sort=False)[["y_true", "y_proba"]].mean()
+    """``y_true`` and ``y_proba`` per applicant: the mean over repeats; without those whom no fold predicted."""
+    return out_of_fold.groupby(level=0, sort=False)[["y_true", "y_proba"]].mean().dropna()
 
 
 def evaluate(sample: Scored, params: EvaluateParams, population: Scored | None = None) -> dict[str, Any]:

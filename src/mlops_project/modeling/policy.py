@@ -167,7 +167,7 @@ def lowest_cost_threshold(rows: Scored) -> float:
     approved_good, approved_bad = np.r_[0, good[0]], np.r_[0, bad[0]]
     policy = rows.policy
     cost = policy.cost_bad_approved * approved_bad + policy.cost_good_refused * (approved_good[-1] - approved_good)
-    edges = np.r_[0, 1 - scores, 1]
+    edges = np.r_[0, 1 - scores, 1 + 1e-9]  # above 1, so that whoever is certain to default can be approved too
     best = int(np.argmin(cost))
     return float((edges[best] + edges[best + 1]) / 2)
 
@@ -189,7 +189,8 @@ def conformal_cutoff(p_class: np.ndarray, weights: np.ndarray, level: float) -> 
         0 where the rows are too few to exclude anything.
     """
     n = weights.sum() ** 2 / (weights**2).sum()  # Kish's effective number of rows; n if the weights are equal
-    share = np.ceil((n + 1) * level - 1e-9) / n
+    # The tolerance keeps rounding errors from asking for one row more.
+    share = np.ceil((n + 1) * level - 1e-9) / n - 1e-9
     if share > 1:
         return 0.0
     return float(1 - np.quantile(1 - p_class, share, weights=weights, method="inverted_cdf"))
