@@ -193,4 +193,4 @@ def conformal_cutoff(p_class: np.ndarray, weights: np.ndarray, level: float) -> 
     share = np.ceil((n + 1) * level - 1e-9) / n - 1e-9
     if share > 1:
         return 0.0
-    return float(1 - np.quantile(1 - p_class, share, weights=weights, method="inverted_cdf"))
+    return float(-np.quantile(-p_class, share, weights=weights, method="inverted_cdf"))
