@@ -218,6 +218,16 @@ def test_rows_count_as_often_as_the_weight_column_says(stranger):
     assert policy.approved(held_out["y_proba"]).tolist() == (held_out["approved"] == 1).tolist()
 
 
+def test_no_held_out_outcome_has_a_say_in_the_policy(stranger):
+    stranger.run(evaluate__threshold="tuned")
+    before, figures = Path("models/policy.json").read_bytes(), stranger.metrics("evaluate")
+    y = stranger.table("processed/ytest")
+    (1 - y).to_csv("data/processed/ytest.csv")
+    stranger.run("evaluate")
+    assert Path("models/policy.json").read_bytes() == before
+    assert stranger.metrics("evaluate") != figures
+
+
 def test_fairness_is_judged_of_a_model_that_may_not_see_the_protected_columns(workspace, raw_table):
     raw_table.to_csv("raw.csv", index=False)
     Path("contract.yaml").write_text((ROOT / "data/schema.yaml").read_text(encoding="utf-8"), encoding="utf-8")
