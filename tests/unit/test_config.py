@@ -204,7 +204,7 @@ def test_every_value_of_another_type_is_refused_with_its_place(content: dict[str
         ("evaluate.threshold", 1.0, "expected float < 1.0"),
         ("evaluate.threshold", "auto", "allowed: costs, tuned"),
         ("evaluate.threshold", 0.0, "expected float > 0.0; allowed: costs, tuned"),
-        ("evaluate.threshold", None, "found None; allowed: costs, tuned"),
+        ("evaluate.threshold", None, "got null; allowed: costs, tuned"),
         ("evaluate.prior_default_rate", 0.0, "expected float > 0.0"),
         ("evaluate.prior_default_rate", 1.0, "expected float < 1.0"),
         ("evaluate.prior_default_rate", "3 %", "expected float | null, got str"),

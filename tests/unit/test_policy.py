@@ -188,6 +188,7 @@ def test_what_is_no_policy_is_refused() -> None:
         ("[]", "p.json: top level: found"),
         (json.dumps(content | {"treshold": 1}), "unknown key 'treshold'; did you mean 'threshold'?"),
         (json.dumps({**content, "threshold": "high"}), "p.json: threshold: found 'high'; expected float"),
+        (json.dumps({**content, "prior_default_rate": 1.5}), "p.json: prior_default_rate: found 1.5; expected float < 1.0"),
         (json.dumps({**content, "threshold_from": "x"}), "allowed: costs, tuned, params"),
     ):
         with pytest.raises(ParamsError) as caught:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from mlops_project.config import Positive, Share  # noqa: TC001 - msgspec reads them
 from mlops_project.errors import ParamsError
 from mlops_project.modeling.metrics import rank
 from mlops_project.strict import Strict, convert
@@ -37,11 +38,11 @@ class Policy(Strict, frozen=True):
 
     threshold: float
     threshold_from: Literal["costs", "tuned", "params"]
-    cost_bad_approved: float
-    cost_good_refused: float
-    sample_default_rate: float
-    prior_default_rate: float | None
-    conformal_level: float
+    cost_bad_approved: Positive
+    cost_good_refused: Positive
+    sample_default_rate: Share
+    prior_default_rate: Share | None
+    conformal_level: Share
     conformal_cutoff_good: float
     conformal_cutoff_bad: float
 
