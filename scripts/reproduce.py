@@ -17,8 +17,8 @@ EVENTS = (
     (re.compile(r"Stage '(\w+)' is cached - skipping run"), "reused: restored from the cache of earlier runs"),
     (re.compile(r"Running stage '(\w+)'"), "ran"),
 )
-DECISION = ("approval_rate", "accuracy", "balanced_accuracy", "f1", "recall", "recall_bad", "expected_cost")
-RANKING = ("roc_auc", "gini", "ks", "average_precision", "brier", "log_loss")
+DECISION = ("approval_rate", "bad_rate_approved", "accuracy", "balanced_accuracy", "f1", "recall", "recall_bad", "expected_cost")
+RANKING = ("roc_auc", "gini", "ks", "average_precision", "brier", "log_loss", "ece")
 
 
 def main() -> int:

@@ -176,7 +176,11 @@ class ModelParams(Strict, frozen=True):
 class EvaluateParams(Strict, frozen=True):
     cost_bad_approved: Positive
     cost_good_refused: Positive
-    threshold: Share | None
+    threshold: Share | Literal["costs", "tuned"]
+    prior_default_rate: Share | None
+    strategy_thresholds: Annotated[list[Share], Meta(min_length=1)]
+    conformal_level: Share
+    fairness_min_rows: Count
     bootstrap_samples: Annotated[int, Meta(ge=100)]
     confidence: Share
     importance_repeats: Count

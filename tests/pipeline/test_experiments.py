@@ -47,7 +47,7 @@ def test_in_the_workspace(quick):
 def test_elsewhere_with_changed_code(quick, mode):
     # The change stands in the workspace only while the experiment starts: what counts is the experiment's own copy.
     code = "src/mlops_project/modeling/evaluation.py"
-    quick.edit(code, '"rows": len(y)', '"marker": 1, "rows": len(y)')
+    quick.edit(code, '"rows": len(sample.y)', '"marker": 1, "rows": len(sample.y)')
     name = f"marked{mode}"
     quick.dvc(
         "exp",

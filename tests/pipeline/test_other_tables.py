@@ -17,6 +17,7 @@ from mlops_project.drafting import draft
 from mlops_project.errors import DataError
 from mlops_project.files import read_table, read_yaml
 from mlops_project.modeling.model import load_model
+from mlops_project.modeling.policy import Policy
 from mlops_project.schema import load_contract
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +88,12 @@ def test_every_column_renamed_gives_the_same_figures(workspace, raw_table):
     workspace.run()
 
     assert workspace.metrics("train") == expected["train"]
-    assert workspace.metrics("evaluate") == expected["evaluate"]
+    found, before = workspace.metrics("evaluate"), expected["evaluate"]
+    before["fairness"] = {names[name]: group for name, group in before["fairness"].items()}
+    before["psi"]["largest"]["feature"] = names[before["psi"]["largest"]["feature"]]
+    for groups in (*found["fairness"].values(), *before["fairness"].values()):
+        del groups["lowest"], groups["reference"]  # the words are now the codes
+    assert found == before
     expected["prepare"]["columns"] = {names[name]: counts for name, counts in expected["prepare"]["columns"].items()}
     assert workspace.metrics("prepare") == expected["prepare"]
     assert list(workspace.table("predictions/held_out").index) == list(ids)
@@ -187,6 +193,50 @@ def test_a_strangers_table_trains_every_model(stranger, model):
         for name in FEATURES
     }
     _check_predictions(stranger)
+
+
+def test_rows_count_as_often_as_the_weight_column_says(stranger):
+    weights = np.random.default_rng(0).integers(1, 4, 500) / 2
+    strangers_table().assign(Gewicht=[f"{value:.1f}".replace(".", ",") for value in weights]).to_csv(
+        "raw.csv", index=False, sep=";"
+    )
+    Path("contract.yaml").write_text(CONTRACT + "  Gewicht: {kind: weight}\n", encoding="utf-8")
+    stranger.run(evaluate__prior_default_rate=0.02)
+    metrics = stranger.metrics("evaluate")
+    weight = stranger.table("processed/Xtest")["Gewicht"]
+    held_out = stranger.table("predictions/held_out")
+    assert weight.nunique() == 3
+    assert sum(metrics[name] for name in ("good_approved", "good_refused", "bad_approved", "bad_refused")) == weight.sum()
+    assert metrics["rows"] == len(weight)
+    referred = np.average(held_out["conformal"] == "refer", weights=weight.loc[held_out.index])
+    assert metrics["conformal"]["referred"] == pytest.approx(referred, abs=1e-6)
+    assert metrics["at_prior"]["approval_rate"] > metrics["approval_rate"]
+    policy = Policy.from_json(Path("models/policy.json").read_text(encoding="utf-8"))
+    development = stranger.table("processed/Xtraintest")
+    known = stranger.table("predictions/out_of_fold")["y_true"].loc[development.index]
+    assert policy.sample_default_rate == pytest.approx(np.average(known == 0, weights=development["Gewicht"]))
+    assert policy.approved(held_out["y_proba"]).tolist() == (held_out["approved"] == 1).tolist()
+
+
+def test_no_held_out_outcome_has_a_say_in_the_policy(stranger):
+    stranger.run(evaluate__threshold="tuned")
+    before, figures = Path("models/policy.json").read_bytes(), stranger.metrics("evaluate")
+    y = stranger.table("processed/ytest")
+    (1 - y).to_csv("data/processed/ytest.csv")
+    stranger.run("evaluate")
+    assert Path("models/policy.json").read_bytes() == before
+    assert stranger.metrics("evaluate") != figures
+
+
+def test_fairness_is_judged_of_a_model_that_may_not_see_the_protected_columns(workspace, raw_table):
+    raw_table.to_csv("raw.csv", index=False)
+    Path("contract.yaml").write_text((ROOT / "data/schema.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    workspace.run(featurize__without_protected=True)
+    protected = load_contract("contract.yaml").protected
+    importance = pd.read_csv("metrics/plots/importance.csv").set_index("feature")["importance"]
+    assert (importance[importance.index.isin(protected)] == 0).all(), "the model sees a protected column"
+    assert list(workspace.metrics("evaluate")["fairness"]) == protected
+    assert set(pd.read_csv("metrics/plots/fairness.csv")["column"]) == set(protected)
 
 
 def test_the_drafted_contract_says_what_the_written_one_says(stranger):

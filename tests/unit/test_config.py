@@ -24,7 +24,7 @@ def content(root: Path) -> dict[str, Any]:
     return read_yaml(root / "params.yaml")
 
 
-LISTS = ("featurize.ratios", "featurize.log", "train.candidates")
+LISTS = ("featurize.ratios", "featurize.log", "train.candidates", "evaluate.strategy_thresholds")
 MODELS = "scorecard, logistic_regression, decision_tree, xgboost_monotone, svm, random_forest, xgboost, blend, best"
 SWITCHES = ("featurize.missing_indicators", "featurize.without_protected")
 
@@ -99,8 +99,11 @@ def test_whole_numbers_may_stand_for_floats_and_become_them(content: dict[str, A
         ("models.svm.gamma", 1e-5),
         ("models.xgboost.subsample", 1.0),
         ("models.xgboost.min_child_weight", 0),
-        ("evaluate.threshold", None),
+        ("evaluate.threshold", "tuned"),
         ("evaluate.threshold", 0.2),
+        ("evaluate.prior_default_rate", 0.02),
+        ("evaluate.strategy_thresholds", [0.1]),
+        ("evaluate.fairness_min_rows", 1),
         ("evaluate.bootstrap_samples", 100),
         ("featurize.lower_percentile", 0),
         ("featurize.upper_percentile", 100),
@@ -220,7 +223,17 @@ def test_every_value_of_another_type_is_refused_with_its_place(content: dict[str
             f"expected the keys {MODELS}",
         ),
         ("evaluate.threshold", 1.0, "expected float < 1.0"),
-        ("evaluate.threshold", "auto", "expected float | null, got str"),
+        ("evaluate.threshold", "auto", "allowed: costs, tuned"),
+        ("evaluate.threshold", 0.0, "expected float > 0.0; allowed: costs, tuned"),
+        ("evaluate.threshold", None, "got null; allowed: costs, tuned"),
+        ("evaluate.prior_default_rate", 0.0, "expected float > 0.0"),
+        ("evaluate.prior_default_rate", 1.0, "expected float < 1.0"),
+        ("evaluate.prior_default_rate", "3 %", "expected float | null, got str"),
+        ("evaluate.strategy_thresholds", [], "expected array of length >= 1"),
+        ("evaluate.strategy_thresholds", [0.1, 1.0], "evaluate.strategy_thresholds.1: found 1.0; expected float < 1.0"),
+        ("evaluate.conformal_level", 1.0, "expected float < 1.0"),
+        ("evaluate.fairness_min_rows", 0, "expected int >= 1"),
+        ("evaluate.cost_good_refused", -1.0, "expected float > 0.0"),
         ("evaluate.cost_bad_approved", 0.0, "expected float > 0.0"),
         ("evaluate.bootstrap_samples", 99, "expected int >= 100"),
         ("evaluate.confidence", 1.0, "expected float < 1.0"),

@@ -12,18 +12,22 @@ from sklearn.pipeline import Pipeline
 
 from mlops_project.config import EvaluateParams, Params
 from mlops_project.features import FeaturePreprocessor, InvalidDataHandler
-from mlops_project.modeling import evaluation
+from mlops_project.modeling import bootstrap
 from mlops_project.modeling.evaluation import (
+    AT_PRIOR,
     COUNTS,
     WITH_INTERVAL,
-    default_threshold,
+    average_repeats,
+    conformal_metrics,
     evaluate,
     permutation_importance,
     plot_tables,
     prediction_table,
+    row_weights,
 )
 from mlops_project.modeling.metrics import bootstrap_weights, decision_metrics, expected_cost, ranking_metrics
 from mlops_project.modeling.model import RiskModel
+from mlops_project.modeling.policy import Policy, Scored
 from mlops_project.schema import Column, Contract, Target
 
 
@@ -39,26 +43,22 @@ def scored(n: int, seed: int, distance: float = 1.0, bad_share: float = 0.3) -> 
     return y, 1 / (1 + np.exp(-(rng.normal(size=n) + distance * y)))
 
 
-# --- threshold
+def policy(threshold: float = 1 / 6, prior: float | None = None) -> Policy:
+    return Policy(
+        threshold=threshold,
+        threshold_from="params",
+        cost_bad_approved=5.0,
+        cost_good_refused=1.0,
+        sample_default_rate=0.3,
+        prior_default_rate=prior,
+        conformal_level=0.9,
+        conformal_cutoff_good=0.5,
+        conformal_cutoff_bad=0.25,
+    )
 
 
-def test_the_threshold_is_where_both_errors_cost_the_same(settings: EvaluateParams) -> None:
-    assert default_threshold(replace(settings, cost_bad_approved=5.0, cost_good_refused=1.0, threshold=None)) == 1 / 6
-    for bad, good in ((1.0, 1.0), (9.0, 1.0), (0.5, 2.0)):
-        p_bad = default_threshold(replace(settings, cost_bad_approved=bad, cost_good_refused=good, threshold=None))
-        assert p_bad * bad == pytest.approx((1 - p_bad) * good)
-    assert default_threshold(replace(settings, threshold=0.4)) == 0.4
-
-
-def test_no_threshold_costs_less_than_the_default_if_the_probabilities_are_true(settings: EvaluateParams) -> None:
-    rng = np.random.default_rng(0)
-    p_good = rng.beta(3, 1, 20_000)
-    y = (rng.random(20_000) < p_good).astype(int)
-    costs = {}
-    for given in (0.08, None, 0.3, 0.5):
-        decisions = decision_metrics(y, p_good, default_threshold(replace(settings, threshold=given)))
-        costs[given] = expected_cost(decisions, settings.cost_bad_approved, settings.cost_good_refused)[0]
-    assert min(costs, key=costs.get) is None
+def rows(y: np.ndarray, p_good: np.ndarray, weights: np.ndarray | None = None, **given: float | None) -> Scored:
+    return Scored(y, p_good, np.ones(len(y)) if weights is None else weights, policy(**given))
 
 
 # --- figures and their intervals
@@ -66,12 +66,12 @@ def test_no_threshold_costs_less_than_the_default_if_the_probabilities_are_true(
 
 def test_figures_are_those_of_the_metrics(settings: EvaluateParams) -> None:
     y, p_good = scored(400, seed=1)
-    found = evaluate(y, p_good, settings)
+    found = evaluate(rows(y, p_good), settings)
     decisions = decision_metrics(y, p_good, 1 / 6)
     expected = {name: values[0] for name, values in (ranking_metrics(y, p_good) | decisions).items()}
     expected["expected_cost"] = expected_cost(decisions, 5, 1)[0]
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert set(found) == {*expected, "threshold", "rows", "interval"}
+    assert set(found) == {*expected, "ece", "threshold", "rows", "interval"}
     assert (found["threshold"], found["rows"]) == (1 / 6, 400)
     assert all(type(found[name]) is int for name in COUNTS)
     assert sum(found[name] for name in COUNTS) == 400
@@ -80,11 +80,11 @@ def test_figures_are_those_of_the_metrics(settings: EvaluateParams) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_intervals_hold_the_figure_and_widen_with_confidence(seed: int, settings: EvaluateParams) -> None:
     y, p_good = scored(400, seed=seed)
-    found = evaluate(y, p_good, settings)
-    wider = evaluate(y, p_good, replace(settings, confidence=0.995))
+    found = evaluate(rows(y, p_good), settings)
+    wider = evaluate(rows(y, p_good), replace(settings, confidence=0.995))
     assert set(found["interval"]) == set(WITH_INTERVAL)
     for name, interval in found["interval"].items():
-        assert interval["low"] < found[name] < interval["high"], name
+        assert interval["low"] < found[name] <= interval["high"], name
         assert wider["interval"][name]["low"] <= interval["low"]
         assert wider["interval"][name]["high"] >= interval["high"]
 
@@ -94,7 +94,7 @@ def test_intervals_are_percentiles_of_the_bootstrap(settings: EvaluateParams) ->
     weights = bootstrap_weights(400, settings.bootstrap_samples, settings.seed)
     for confidence, percentiles in {0.95: [2.5, 97.5], 0.5: [25, 75]}.items():
         low, high = np.percentile(ranking_metrics(y, p_good, weights)["roc_auc"], percentiles)
-        interval = evaluate(y, p_good, replace(settings, confidence=confidence))["interval"]["roc_auc"]
+        interval = evaluate(rows(y, p_good), replace(settings, confidence=confidence))["interval"]["roc_auc"]
         assert interval == pytest.approx({"low": low, "high": high})
 
 
@@ -102,7 +102,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(settings: EvaluateParams)
     """Two normal distributions one deviation apart: ROC-AUC = Φ(1/√2)."""
     truth = 0.5 * (1 + math.erf(0.5))
     ninety = replace(settings, confidence=0.9, bootstrap_samples=200)
-    intervals = [evaluate(*scored(250, seed=seed), ninety)["interval"]["roc_auc"] for seed in range(100)]
+    intervals = [evaluate(rows(*scored(250, seed=seed)), ninety)["interval"]["roc_auc"] for seed in range(100)]
     held = np.mean([interval["low"] <= truth <= interval["high"] for interval in intervals])
     assert 0.83 <= held <= 0.96
     below = np.mean([interval["high"] < truth for interval in intervals])
@@ -110,31 +110,31 @@ def test_intervals_hold_the_truth_as_often_as_they_say(settings: EvaluateParams)
 
 
 def test_more_rows_make_narrower_intervals(settings: EvaluateParams) -> None:
-    few, many = (evaluate(*scored(n, seed=5), settings)["interval"]["roc_auc"] for n in (200, 3200))
+    few, many = (evaluate(rows(*scored(n, seed=5)), settings)["interval"]["roc_auc"] for n in (200, 3200))
     assert (many["high"] - many["low"]) == pytest.approx((few["high"] - few["low"]) / 4, rel=0.4)
 
 
 def test_intervals_follow_the_seed(settings: EvaluateParams) -> None:
     y, p_good = scored(200, seed=1)
-    assert evaluate(y, p_good, settings) == evaluate(y, p_good, settings)
-    other = evaluate(y, p_good, replace(settings, seed=settings.seed + 1))
-    assert other["interval"] != evaluate(y, p_good, settings)["interval"]
-    assert other["roc_auc"] == evaluate(y, p_good, settings)["roc_auc"]
+    assert evaluate(rows(y, p_good), settings) == evaluate(rows(y, p_good), settings)
+    other = evaluate(rows(y, p_good), replace(settings, seed=settings.seed + 1))
+    assert other["interval"] != evaluate(rows(y, p_good), settings)["interval"]
+    assert other["roc_auc"] == evaluate(rows(y, p_good), settings)["roc_auc"]
 
 
 def test_large_tables_are_resampled_in_parts(settings: EvaluateParams, monkeypatch: pytest.MonkeyPatch) -> None:
     y, p_good = scored(400, seed=1)
-    whole = evaluate(y, p_good, settings)["interval"]["roc_auc"]
+    whole = evaluate(rows(y, p_good), settings)["interval"]["roc_auc"]
     drawn = []
-    original = evaluation.bootstrap_weights
+    original = bootstrap.bootstrap_weights
 
     def spy(n_rows: int, n_samples: int, seed: int) -> np.ndarray:
         drawn.append(original(n_rows, n_samples, seed))
         return drawn[-1]
 
-    monkeypatch.setattr(evaluation, "bootstrap_weights", spy)
-    monkeypatch.setattr(evaluation, "MAX_CELLS", 70 * 400)
-    parts = evaluate(y, p_good, settings)["interval"]["roc_auc"]
+    monkeypatch.setattr(bootstrap, "bootstrap_weights", spy)
+    monkeypatch.setattr(bootstrap, "MAX_CELLS", 70 * 400)
+    parts = evaluate(rows(y, p_good), settings)["interval"]["roc_auc"]
     assert [len(weights) for weights in drawn] == [70, 70, 70, 70, 20]
     assert len(np.unique(np.vstack(drawn), axis=0)) == 300
     assert parts == pytest.approx(whole, abs=0.02)
@@ -142,8 +142,134 @@ def test_large_tables_are_resampled_in_parts(settings: EvaluateParams, monkeypat
 
 def test_resamples_of_one_class_are_left_out(settings: EvaluateParams) -> None:
     y, p_good = np.array([0] + [1] * 20), np.r_[0.5, np.linspace(0.3, 0.9, 20)]
-    interval = evaluate(y, p_good, settings)["interval"]["roc_auc"]
+    interval = evaluate(rows(y, p_good), settings)["interval"]["roc_auc"]
     assert 0 <= interval["low"] <= interval["high"] <= 1
+
+
+def test_the_interval_of_the_calibration_error_holds_the_truth_more_often_than_percentiles(settings: EvaluateParams) -> None:
+    rng, held, percentiles, truth = np.random.default_rng(0), [], [], 0.05
+    for seed in range(60):
+        score = rng.normal(1, 1.2, 300)
+        y = (rng.random(300) < 1 / (1 + np.exp(-(score + 0.3)))).astype(int)
+        found = evaluate(rows(y, 1 / (1 + np.exp(-score))), replace(settings, bootstrap_samples=100, seed=seed))
+        interval, point = found["interval"]["ece"], found["ece"]
+        held.append(interval["low"] <= truth <= interval["high"])
+        percentiles.append(2 * point - interval["high"] <= truth <= 2 * point - interval["low"])
+    assert np.mean(held) > 0.75
+    assert np.mean(percentiles) < np.mean(held)
+
+
+def test_weights_are_repeated_rows(settings: EvaluateParams) -> None:
+    y, p_good = scored(200, seed=8)
+    weights = np.random.default_rng(0).integers(1, 4, 200)
+    one = rows(y, p_good, weights.astype(float))
+    many = rows(np.repeat(y, weights), np.repeat(p_good, weights))
+    weighted, repeated = evaluate(one, settings), evaluate(many, settings)
+    # A row may straddle two bins of equal weight, its copies need not.
+    assert weighted.pop("ece") == pytest.approx(repeated.pop("ece"), abs=0.02)
+    for found in (weighted, repeated):
+        del found["interval"], found["rows"]
+    assert weighted == pytest.approx(repeated)
+    for name, table in plot_tables(one, settings).items():
+        other = plot_tables(many, settings)[name]
+        if name not in ("confusion", "calibration"):
+            pd.testing.assert_frame_equal(table, other)
+
+
+def test_fractional_weights_make_fractional_counts(settings: EvaluateParams) -> None:
+    found = evaluate(rows(*scored(200, seed=8), np.full(200, 0.7)), settings)
+    assert sum(found[name] for name in COUNTS) == pytest.approx(140)
+    assert found["rows"] == 200
+    for name, interval in evaluate(rows(*scored(200, seed=8)), settings)["interval"].items():
+        assert found["interval"][name] == pytest.approx(interval)
+
+
+def test_the_weight_column_of_the_contract_weighs_the_rows() -> None:
+    table = pd.DataFrame({"n": ["2", "0.5"], "noise": [1, 2]})
+    contract = replace(CONTRACT, columns={**CONTRACT.columns, "n": Column(kind="weight")})
+    assert row_weights(contract, table).tolist() == [2, 0.5]
+    assert row_weights(CONTRACT, table).tolist() == [1, 1]
+
+
+def test_repeats_are_averaged_per_applicant_in_the_order_of_the_rows() -> None:
+    ids = pd.Index(["b", "a", "c", "b", "a", "c"], name="applicant_id")
+    table = pd.DataFrame(
+        {"repeat": [0, 0, 0, 1, 1, 1], "y_true": [1, 0, 1] * 2, "y_proba": [0.8, 0.1, None, 0.6, 0.3, None]}, ids
+    )
+    found = average_repeats(table)
+    assert found.index.tolist() == ["b", "a"]
+    assert found["y_true"].tolist() == [1, 0]
+    assert found["y_proba"].tolist() == pytest.approx([0.7, 0.2])
+
+
+# --- the prior
+
+
+def test_the_sample_keeps_its_own_figures_beside_those_at_the_prior(settings: EvaluateParams) -> None:
+    y, p_good = scored(400, seed=1)
+    sample, target = rows(y, p_good), policy(prior=0.05)
+    population = Scored(y, target.correct(p_good), np.ones(400), target)
+    found = evaluate(sample, settings, population)
+    at_prior = found.pop("at_prior")
+    assert found == evaluate(sample, settings)
+    assert set(at_prior) == {*AT_PRIOR, "default_rate", "threshold", "interval"}
+    assert set(at_prior["interval"]) == set(AT_PRIOR)
+    assert at_prior["default_rate"] == 0.05
+    # By hand: each class weighs as much as at the prior.
+    approved, bad = 1 - target.correct(p_good) < 1 / 6, y == 0
+    caught, kept = 0.05 * approved[bad].mean(), 0.95 * approved[~bad].mean()
+    assert at_prior["approval_rate"] == pytest.approx(caught + kept)
+    assert at_prior["bad_rate_approved"] == pytest.approx(caught / (caught + kept))
+    assert at_prior["expected_cost"] == pytest.approx(5 * caught + 0.95 - kept)
+    assert at_prior["brier"] == pytest.approx(
+        0.05 * ((target.correct(p_good) - y) ** 2)[bad].mean() + 0.95 * ((target.correct(p_good) - y) ** 2)[~bad].mean()
+    )
+    for name in AT_PRIOR:
+        assert at_prior["interval"][name]["low"] < at_prior[name] <= at_prior["interval"][name]["high"], name
+
+
+def test_tables_at_the_prior_stand_beside_those_of_the_sample(settings: EvaluateParams) -> None:
+    y, p_good = scored(400, seed=1)
+    sample, target = rows(y, p_good), policy(threshold=0.12, prior=0.05)
+    population = Scored(y, target.correct(p_good), np.ones(400), target)
+    tables, alone = plot_tables(sample, settings, population), plot_tables(sample, settings)
+    assert set(tables) == set(alone)
+    for name in ("calibration", "cost_curve", "strategy"):
+        assert set(tables[name]) > set(alone[name])
+        assert not tables[name].isna().any(axis=None)
+    strategy = tables["strategy"].set_index("threshold")
+    assert strategy["chosen"].idxmax() == 1 / 6
+    assert strategy["chosen_at_prior"].idxmax() == 0.12
+    assert strategy.loc[0.12, "expected_cost_at_prior"] == pytest.approx(
+        evaluate(sample, settings, population)["at_prior"]["expected_cost"]
+    )
+
+
+def test_predictions_show_the_default_probability_at_the_prior() -> None:
+    y, p_good = scored(50, seed=1)
+    table = prediction_table(pd.RangeIndex(50), y, p_good, policy(prior=0.05))
+    decided = (table["probability_of_default_at_prior"] < 1 / 6).astype(int)
+    assert decided.tolist() == table["approved"].tolist()
+    assert (table["probability_of_default_at_prior"] < table["probability_of_default"]).all()
+
+
+# --- conformal sets
+
+
+def test_conformal_coverage_is_counted_per_class() -> None:
+    # Sets with the cutoffs 0.5 and 0.25: bad, bad, both, good.
+    y, p_good = np.array([1, 0, 1, 0]), np.array([0.1, 0.4, 0.6, 0.9])
+    found = conformal_metrics(y, p_good, np.array([1.0, 1.0, 3.0, 1.0]), policy())
+    assert found == pytest.approx(
+        {
+            "level": 0.9,
+            "coverage_good": 3 / 4,
+            "coverage_bad": 1 / 2,
+            "approved": 1 / 6,
+            "rejected": 2 / 6,
+            "referred": 3 / 6,
+        }
+    )
 
 
 # --- tables
@@ -153,12 +279,12 @@ def test_predictions_say_what_was_decided(settings: EvaluateParams) -> None:
     y, p_good = scored(200, seed=2)
     p_good[0] = 1 - 0.25
     ids = pd.Index([f"a{i}" for i in range(200)], name="applicant_id")
-    table = prediction_table(ids, y, p_good, 0.25)
-    assert list(table) == ["y_true", "y_proba", "probability_of_default", "approved"]
+    table = prediction_table(ids, y, p_good, policy(0.25))
+    assert list(table) == ["y_true", "y_proba", "probability_of_default", "approved", "conformal"]
     assert table.index.equals(ids)
     np.testing.assert_allclose(table["y_proba"] + table["probability_of_default"], 1)
     assert table["approved"].iloc[0] == 0
-    found = evaluate(y, p_good, replace(settings, threshold=0.25))
+    found = evaluate(rows(y, p_good, threshold=0.25), settings)
     assert table["approved"].mean() == found["approval_rate"]
     counts = pd.crosstab(table["y_true"], table["approved"])
     assert counts.loc[1, 1] == found["good_approved"]
@@ -168,7 +294,7 @@ def test_predictions_say_what_was_decided(settings: EvaluateParams) -> None:
 def test_the_roc_curve(settings: EvaluateParams) -> None:
     y, p_good = scored(300, seed=3)
     p_good = p_good.round(2)
-    roc = plot_tables(y, p_good, settings)["roc"]
+    roc = plot_tables(rows(y, p_good), settings)["roc"]
     assert roc.iloc[0].tolist() == [0, 0]
     assert roc.iloc[-1].tolist() == [1, 1]
     assert (roc.diff().dropna() >= 0).all(axis=None)
@@ -179,7 +305,7 @@ def test_the_roc_curve(settings: EvaluateParams) -> None:
 
 def test_the_precision_recall_curve(settings: EvaluateParams) -> None:
     y, p_good = scored(300, seed=3)
-    curve = plot_tables(y, p_good, settings)["precision_recall"]
+    curve = plot_tables(rows(y, p_good), settings)["precision_recall"]
     precision, recall, _ = skm.precision_recall_curve(y, p_good)
     # scikit-learn goes from the last score up and adds the point (0, 1).
     np.testing.assert_allclose(curve[["recall", "precision"]], np.column_stack([recall, precision])[-2::-1])
@@ -188,43 +314,16 @@ def test_the_precision_recall_curve(settings: EvaluateParams) -> None:
 
 def test_long_curves_are_thinned_and_keep_their_area(settings: EvaluateParams) -> None:
     y, p_good = scored(20_000, seed=4)
-    tables = plot_tables(y, p_good, settings)
+    tables = plot_tables(rows(y, p_good), settings)
     assert len(tables["roc"]) == 501
     assert len(tables["precision_recall"]) == 500
     assert tables["roc"].iloc[-1].tolist() == [1, 1]
     assert np.trapezoid(tables["roc"]["tpr"], tables["roc"]["fpr"]) == pytest.approx(skm.roc_auc_score(y, p_good), abs=1e-4)
 
 
-def test_calibration(settings: EvaluateParams) -> None:
-    y, p_good = scored(1003, seed=5)
-    table = plot_tables(y, p_good, settings)["calibration"]
-    assert len(table) == 10
-    assert table["rows"].sum() == 1003
-    assert table["rows"].isin([100, 101]).all()
-    assert (np.diff(table["predicted"]) > 0).all()
-    assert np.average(table["observed"], weights=table["rows"]) == pytest.approx((y == 0).mean())
-    assert np.average(table["predicted"], weights=table["rows"]) == pytest.approx((1 - p_good).mean())
-    assert ((table["low"] >= 0) & (table["low"] <= table["observed"]) & (table["observed"] <= table["high"])).all()
-    assert (table["high"] <= 1).all()
-
-
-def test_wilsons_interval(settings: EvaluateParams) -> None:
-    """9 bad of 10: 0.596 to 0.982, as in Brown, Cai and DasGupta (2001)."""
-    table = plot_tables(np.array([0] * 9 + [1]), np.full(10, 0.5), settings)["calibration"]
-    assert len(table) == 10
-    table = evaluation._calibration(np.array([0] * 9 + [1]), np.full(10, 0.5), bins=1)
-    assert table.loc[0, ["low", "high"]].tolist() == pytest.approx([0.596, 0.982], abs=0.001)
-
-
-def test_few_rows_make_few_bins(settings: EvaluateParams) -> None:
-    table = plot_tables(np.array([0, 1, 1]), np.array([0.1, 0.5, 0.9]), settings)["calibration"]
-    assert table["predicted"].tolist() == pytest.approx([0.1, 0.5, 0.9])
-    assert table["observed"].tolist() == [0, 0, 1]
-
-
 def test_the_score_distribution(settings: EvaluateParams) -> None:
     y = np.array([1, 1, 1, 1, 0, 0])
-    table = plot_tables(y, np.array([1.0, 0.99, 0.5, 0.0, 0.02, 0.0]), settings)["scores"]
+    table = plot_tables(rows(y, np.array([1.0, 0.99, 0.5, 0.0, 0.02, 0.0])), settings)["scores"]
     assert len(table) == 20
     assert table["probability_of_default"].tolist() == pytest.approx(np.arange(0.025, 1, 0.05))
     shares = table.set_index(table["probability_of_default"].round(9))[["good", "bad"]]
@@ -234,8 +333,8 @@ def test_the_score_distribution(settings: EvaluateParams) -> None:
 
 def test_the_confusion_table_counts_as_the_figures_do(settings: EvaluateParams) -> None:
     y, p_good = scored(250, seed=6)
-    found = evaluate(y, p_good, settings)
-    counts = plot_tables(y, p_good, settings)["confusion"].value_counts()
+    found = evaluate(rows(y, p_good), settings)
+    counts = plot_tables(rows(y, p_good), settings)["confusion"].value_counts()
     assert {name: counts[tuple(name.split("_"))] for name in COUNTS} == {name: found[name] for name in COUNTS}
 
 

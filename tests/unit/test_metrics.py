@@ -85,6 +85,7 @@ def test_decision_metrics_are_scikit_learns(rows: list[tuple[int, int, int]], ei
     )
     expected |= {"bad_refused": bad_refused, "bad_approved": bad_approved}
     expected |= {"good_refused": good_refused, "good_approved": good_approved}
+    expected["bad_rate_approved"] = 1 - expected["precision"] if bad_approved + good_approved > 0 else 0
     expected["geometric_mean"] = np.sqrt(expected["recall"] * expected["recall_bad"])
     expected["balanced_accuracy"] = (expected["recall"] + expected["recall_bad"]) / 2
     if both_classes(y, weights):

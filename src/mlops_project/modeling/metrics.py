@@ -97,8 +97,8 @@ def decision_metrics(
     """
     weights = np.ones((1, len(y))) if weights is None else weights
     approved = 1 - p_good < threshold
-    good_approved, good_refused = weights @ (approved & (y == 1)), weights @ (~approved & (y == 1))
-    bad_approved, bad_refused = weights @ (approved & (y == 0)), weights @ (~approved & (y == 0))
+    cells = [approved & (y == 1), ~approved & (y == 1), approved & (y == 0), ~approved & (y == 0)]
+    good_approved, good_refused, bad_approved, bad_refused = (weights @ np.array(cells, dtype=float).T).T
     recall, recall_bad = _ratio(good_approved, good_refused), _ratio(bad_refused, bad_approved)
     precision, precision_bad = _ratio(good_approved, bad_approved), _ratio(bad_refused, good_refused)
     return {
@@ -112,6 +112,7 @@ def decision_metrics(
         "recall_bad": recall_bad,
         "geometric_mean": np.sqrt(recall * recall_bad),
         "approval_rate": (good_approved + bad_approved) / weights.sum(axis=1),
+        "bad_rate_approved": _ratio(bad_approved, good_approved),
         "good_approved": good_approved,
         "good_refused": good_refused,
         "bad_approved": bad_approved,
@@ -136,8 +137,13 @@ def cross_validated_metrics(y: np.ndarray, p_good: np.ndarray, weight: np.ndarra
 
 
 def bootstrap_weights(n_rows: int, n_samples: int, seed: int) -> np.ndarray:
-    """How often each row is drawn in each bootstrap sample: ints of shape (n_samples, n_rows), each row sums to n_rows."""
-    return np.random.default_rng(seed).multinomial(n_rows, np.full(n_rows, 1 / n_rows), size=n_samples)
+    """How often each row is drawn in each bootstrap sample: shape (n_samples, n_rows), each row sums to n_rows.
+
+    The counts are floats, which matrix products need anyway.
+    """
+    drawn = np.random.default_rng(seed).integers(n_rows, size=(n_samples, n_rows))
+    places = (drawn + n_rows * np.arange(n_samples)[:, None]).ravel()
+    return np.bincount(places, minlength=n_samples * n_rows).reshape(n_samples, n_rows).astype(float)
 
 
 def _ratio(part: np.ndarray, rest: np.ndarray) -> np.ndarray:
