@@ -55,6 +55,10 @@ class Calibrated(ClassifierMixin, BaseEstimator):
         self.calibrator = calibrator
         self.classes_ = np.array([0, 1])
 
+    def fit(self, X: np.ndarray, y: np.ndarray | None = None) -> Calibrated:
+        """Learn nothing: the classifier is fitted. A pipeline takes no step without this method for an estimator."""
+        return self
+
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return P(bad) and P(good), shape (n rows, 2)."""
         p_good = self.calibrator.predict(margin(self.classifier, X))

@@ -27,6 +27,10 @@ class SoftVote(ClassifierMixin, BaseEstimator):
         self.members = members
         self.classes_ = np.array([0, 1])
 
+    def fit(self, X: np.ndarray, y: np.ndarray | None = None) -> SoftVote:
+        """Learn nothing: the members are fitted. A pipeline takes no step without this method for an estimator."""
+        return self
+
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return P(bad) and P(good), shape (n rows, 2)."""
         views = {"values": X, "encoded": self.features.transform(X)}
