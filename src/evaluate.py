@@ -10,6 +10,7 @@ from mlops_project.config import METRICS, MODELS, PLOTS, PREDICTIONS, PROCESSED,
 from mlops_project.files import read_table, rounded, write_json, write_table
 from mlops_project.modeling.evaluation import evaluate, permutation_importance, plot_tables, prediction_table
 from mlops_project.modeling.model import load_model
+from mlops_project.modeling.reasons import reason_table
 from mlops_project.runtime import run_stage
 
 logger = logging.getLogger("mlops_project.evaluate")
@@ -29,7 +30,10 @@ def main() -> None:
         "held out: ROC-AUC %.3f (%.3f to %.3f) on %d applicants", metrics["roc_auc"], interval["low"], interval["high"], len(y)
     )
 
-    write_table(prediction_table(X.index, y, p_good, metrics["threshold"]), PREDICTIONS / "held_out.csv")
+    predictions = prediction_table(X.index, y, p_good, metrics["threshold"])
+    if params.reasons:
+        predictions = predictions.join(reason_table(model.reasons(X, params.reasons), X.index, params.reasons))
+    write_table(predictions, PREDICTIONS / "held_out.csv")
     for name, table in tables.items():
         write_table(table.map(rounded), PLOTS / f"{name}.csv", index=False)
     write_json(metrics, METRICS / "evaluate.json")

@@ -17,6 +17,7 @@ from mlops_project.modeling.fitting import Fitter
 from mlops_project.modeling.folds import Fold, make_folds
 from mlops_project.modeling.model import RiskModel, table_hash
 from mlops_project.modeling.models import build_models
+from mlops_project.modeling.reasons import make_reference
 from mlops_project.modeling.scorecard import (
     ATTRIBUTES_COLUMNS,
     POINTS_COLUMNS,
@@ -103,10 +104,12 @@ def train(
         picked = board["picked"]
         fitter = Fitter(preprocessor, X, outcome, np.arange(len(outcome)), params, weight, groups)
         pipeline = fitter.pipeline(candidates[picked])
+        columns = value_columns(pipeline)
+        reference = make_reference(pipeline[len(fitter.to_values) :], columns.kinds, fitter.views["values"], weight)
     chosen = getattr(models.best if params.model == "best" else models, picked)
     settings = {"train": msgspec.to_builtins(params), picked: msgspec.to_builtins(chosen)}
     default_rate = float(np.average(1 - outcome, weights=weight))
-    model = RiskModel(picked, pipeline, contract, settings, table_hash(X, outcome, contract), default_rate)
+    model = RiskModel(picked, pipeline, contract, settings, table_hash(X, outcome, contract), default_rate, reference)
     for name, entry in board["models"].items():
         logger.info(
             "%s: %s %.3f ± %.3f over %d folds of %d rows",
