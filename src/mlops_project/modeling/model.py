@@ -145,7 +145,7 @@ class RiskModel:
 
     @property
     def _points_per_log_odds(self) -> float:
-        return self.params["train"]["points_to_double"] / np.log(2)
+        return self.params["train"]["points_to_double"] / float(np.log(2))
 
     def _explain(self, table: pd.DataFrame) -> tuple[np.ndarray, float, np.ndarray]:
         """Return parsed cells (ratios behind them), base and contributions."""
