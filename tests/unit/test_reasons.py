@@ -299,7 +299,9 @@ def toy(params: Params) -> RiskModel:
         "income": rng.normal(2000, 500, 300).round(2),
         "age": rng.integers(18, 70, 300),
     })  # fmt: skip
-    risk = (table["home"] == "rent") + (table["size"] == 1) + (table["income"] < 2000) + (table["age"] < 30)
+    risk = sum(
+        sign.astype(int) for sign in (table["home"] == "rent", table["size"] == 1, table["income"] < 2000, table["age"] < 44)
+    )
     y = pd.Series((rng.random(300) > 0.04 + 0.23 * risk).astype(int))
     return fit("logistic_regression", Applicants(table, y, [], {}), TOY, params, {"ratios": [], "log": []})
 
