@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from sklearn.pipeline import Pipeline
 
-    from mlops_project.dataset import Applicants
     from mlops_project.config import EvaluateParams
+    from mlops_project.dataset import Applicants
     from mlops_project.modeling.folds import Fold
     from mlops_project.schema import Contract
 
@@ -164,15 +164,17 @@ def _decisions(y: np.ndarray, out_of_fold: np.ndarray, folds: list[Fold], params
     import numpy as np
 
     from mlops_project.modeling.metrics import decision_metrics, expected_cost
-    from mlops_project.modeling.reliability import calibration_error
+    from mlops_project.modeling.reliability import equal_mass_bins, expected_calibration_error
 
     bad, good = params.cost_bad_approved, params.cost_good_refused
     costs = [
         expected_cost(decision_metrics(y[fold.test], out_of_fold[fold.repeat, fold.test], good / (good + bad)), bad, good)[0]
         for fold in folds
     ]
-    error = calibration_error(np.tile(y, len(out_of_fold)), out_of_fold.ravel())
-    return float(np.mean(costs)), float(np.ravel(error)[0])
+    pooled_y, pooled = np.tile(y, len(out_of_fold)), out_of_fold.ravel()
+    ones = np.ones((1, len(pooled)))
+    error = expected_calibration_error(pooled_y, pooled, equal_mass_bins(pooled, ones[0]), ones)
+    return float(np.mean(costs)), float(error[0])
 
 
 def plain_model(contract: Contract) -> Pipeline:

@@ -15,11 +15,12 @@ from mlops_project.modeling.evaluation import (
     permutation_importance,
     plot_tables,
     prediction_table,
-    row_weights,
+    scorecard_tables,
 )
 from mlops_project.modeling.fairness import fairness
 from mlops_project.modeling.model import load_model
 from mlops_project.modeling.policy import Scored, make_policy
+from mlops_project.modeling.reasons import reason_table
 from mlops_project.modeling.stability import Population, stability
 from mlops_project.runtime import run_stage
 from mlops_project.schema import load_contract
@@ -37,7 +38,7 @@ def main() -> None:
     known_y, known_p = known["y_true"].to_numpy(dtype=int), known["y_proba"].to_numpy()
     X = read_table(PROCESSED / "Xtest.csv", contract.text_columns)
     y = read_table(PROCESSED / "ytest.csv").loc[X.index, contract.target.name].to_numpy()
-    known_weights, weights = row_weights(contract, development), row_weights(contract, X)
+    known_weights, weights = contract.row_weights(development), contract.row_weights(X)
     p_good = model.predict_proba(X)[:, 1]
 
     policy = sample_policy = make_policy(known_y, known_p, known_weights, settings)
@@ -49,6 +50,7 @@ def main() -> None:
     metrics = evaluate(sample, settings, population)
     metrics["conformal"] = conformal_metrics(y, p_good, weights, policy)
     tables = plot_tables(sample, settings, population)
+    tables |= scorecard_tables(model)
     tables["importance"] = permutation_importance(model, X, y, settings, weights)
     metrics["fairness"], tables["fairness"] = fairness(population or sample, X, contract, settings)
     metrics["psi"], tables["stability"] = stability(
@@ -61,7 +63,12 @@ def main() -> None:
 
     with atomic_path(MODELS / "policy.json") as temporary:
         temporary.write_text(policy.to_json(), encoding="utf-8", newline="\n")
-    write_table(prediction_table(X.index, y, p_good, policy), PREDICTIONS / "held_out.csv")
+    predictions = prediction_table(X.index, y, p_good, policy)
+    if settings.reasons:
+        predictions = predictions.join(reason_table(model.reasons(X, settings.reasons), X.index, settings.reasons))
+    write_table(predictions, PREDICTIONS / "held_out.csv")
+    for old in PLOTS.glob("*.csv"):
+        old.unlink()  # of another model, if the stage is run by hand
     for name, table in tables.items():
         write_table(table.map(rounded), PLOTS / f"{name}.csv", index=False)
     write_json(metrics, METRICS / "evaluate.json")

@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
 from mlops_project.config import METRICS, MODELS, PREDICTIONS, PROCESSED, load_params
 from mlops_project.files import dump, read_table, rounded, write_json, write_table
+from mlops_project.modeling.selection import leaderboard_table
 from mlops_project.modeling.train import train
 from mlops_project.preprocessing import load_preprocessor
 from mlops_project.runtime import run_stage
@@ -25,9 +26,8 @@ def main() -> None:
 
     dump(result.model, MODELS / "best_model.joblib")
     write_table(result.out_of_fold, PREDICTIONS / "out_of_fold.csv")
-    for name, table in result.scorecard.items():
-        write_table(table.map(rounded), METRICS / f"{name}.csv", index=False)
     write_json(result.leaderboard, METRICS / "leaderboard.json")
+    write_table(leaderboard_table(result.leaderboard).map(rounded), METRICS / "leaderboard.csv", index=False)
     write_json(result.cross_validation.summary(), METRICS / "train.json")
 
 

@@ -184,6 +184,7 @@ class EvaluateParams(Strict, frozen=True):
     bootstrap_samples: Annotated[int, Meta(ge=100)]
     confidence: Share
     importance_repeats: Count
+    reasons: Annotated[int, Meta(ge=0)]
     seed: Seed
 
 

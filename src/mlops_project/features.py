@@ -284,6 +284,16 @@ class FeaturePreprocessor(TransformerMixin, _AllowsMissing):
         out += [f"{name}_missing" for name in names] if self.missing_indicators else []
         return np.array(out, dtype=object)
 
+    def source_columns(self) -> np.ndarray:
+        """Return the position of the input column that each output column comes from, int of shape (n encoded columns,)."""
+        check_is_fitted(self)
+        coded = self._coded()
+        columns = range(self.n_features_in_)
+        out = [i for i in columns if i not in coded]
+        out += [i for i, (codes, _) in coded.items() for _ in codes]
+        out += columns if self.missing_indicators else []
+        return np.array(out)
+
     def _coded(self) -> dict[int, tuple[list[float], list[Any]]]:
         """Position → (parsed codes, labels) of the columns to one-hot encode."""
         if self.contract is None:

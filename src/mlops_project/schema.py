@@ -165,6 +165,10 @@ class Contract(Strict, frozen=True):
         parsed = [self.parse(name, table[name]) for name in self.features]
         return Cells(np.column_stack([c.values for c in parsed]), np.column_stack([c.status for c in parsed]))
 
+    def row_weights(self, table: pd.DataFrame) -> np.ndarray:
+        """Return how many applicants each row stands for, shape (n rows,): the weight column, else ones."""
+        return np.ones(len(table)) if self.weight is None else self.parse(self.weight, table[self.weight]).values
+
     def labels(self, name: str, values: np.ndarray) -> np.ndarray:
         """Parsed values as they are written to files: text codes as their text, all else as numbers."""
         column = self.columns[name]

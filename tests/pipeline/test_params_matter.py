@@ -97,6 +97,7 @@ CHANGES = {
     "evaluate.bootstrap_samples": ("evaluate", 100, {}),
     "evaluate.confidence": ("evaluate", 0.5, {}),
     "evaluate.importance_repeats": ("evaluate", 1, {}),
+    "evaluate.reasons": ("evaluate", 0, {}),
     "evaluate.seed": ("evaluate", 7, {}),
 }
 

@@ -7,7 +7,9 @@ def test_plots(clone):
     clone.repro("--pull")
     shown = json.loads(clone.dvc("plots", "show", "--json").stdout)["data"]
     points = {name: content[0]["content"]["data"]["values"] for name, content in shown.items()}
-    assert len(points) == 8
+    assert len(points) == 9
+    board = points.pop("metrics/leaderboard.csv")
+    assert [row["model"] for row in board] == ["scorecard"]
     assert all(len(rows) > 3 for rows in points.values())
     roc = points["ROC curve (class good)"]
     assert float(roc[0]["fpr"]) == float(roc[0]["tpr"]) == 0

@@ -105,6 +105,7 @@ def test_whole_numbers_may_stand_for_floats_and_become_them(content: dict[str, A
         ("evaluate.strategy_thresholds", [0.1]),
         ("evaluate.fairness_min_rows", 1),
         ("evaluate.bootstrap_samples", 100),
+        ("evaluate.reasons", 0),
         ("featurize.lower_percentile", 0),
         ("featurize.upper_percentile", 100),
         ("featurize.log", ["hoehe"]),
@@ -238,6 +239,7 @@ def test_every_value_of_another_type_is_refused_with_its_place(content: dict[str
         ("evaluate.bootstrap_samples", 99, "expected int >= 100"),
         ("evaluate.confidence", 1.0, "expected float < 1.0"),
         ("evaluate.importance_repeats", 0, "expected int >= 1"),
+        ("evaluate.reasons", -1, "expected int >= 0"),
     ],
 )
 def test_values_out_of_range_are_refused(path: str, value: object, message: str, content: dict[str, Any]) -> None:

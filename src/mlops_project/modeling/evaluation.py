@@ -8,15 +8,16 @@ import numpy as np
 import pandas as pd
 
 from mlops_project.modeling.bootstrap import intervals
+from mlops_project.modeling.calibration import Calibrated, Sigmoid
 from mlops_project.modeling.metrics import RANKING_METRICS, decision_metrics, expected_cost, rank, ranking_metrics
 from mlops_project.modeling.reliability import calibration_table, equal_mass_bins, expected_calibration_error
+from mlops_project.modeling.scorecard import Scorecard, attributes_table, code_labels, points_table
 from mlops_project.modeling.strategy import CURVE, cost_curve, strategy_table
 
 if TYPE_CHECKING:
     from mlops_project.config import EvaluateParams
     from mlops_project.modeling.model import RiskModel
     from mlops_project.modeling.policy import Policy, Scored
-    from mlops_project.schema import Contract
 
 # Those that depend on the share of bad and say what a policy would do.
 AT_PRIOR = ("brier", "ece", "expected_cost", "approval_rate", "bad_rate_approved")
@@ -34,11 +35,6 @@ WITH_INTERVAL = (
 )
 COUNTS = ("good_approved", "good_refused", "bad_approved", "bad_refused")
 MAX_CURVE_POINTS = 500
-
-
-def row_weights(contract: Contract, X: pd.DataFrame) -> np.ndarray:
-    """How many applicants each row stands for, shape (n rows,): the contract's weight column, else ones."""
-    return np.ones(len(X)) if contract.weight is None else contract.parse(contract.weight, X[contract.weight]).values
 
 
 def average_repeats(out_of_fold: pd.DataFrame) -> pd.DataFrame:
@@ -199,3 +195,30 @@ def permutation_importance(
         falls[repeat] = [base - ranking_metrics(y, p_good, weightings)["roc_auc"][0] for p_good in scores]
     table = pd.DataFrame({"feature": names, "importance": falls.mean(axis=0), "std": falls.std(axis=0)})
     return table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
+
+
+def scorecard_tables(model: RiskModel) -> dict[str, pd.DataFrame]:
+    """Tables for people: ``scorecard``, points per bin, and ``information_value`` per attribute; none for other models.
+
+    With sigmoid calibration the points are those of the calibrated score. Isotonic calibration has no points: it comes on
+    top of them.
+    """
+    classifier = model.pipeline[-1]
+    slope, intercept = 1.0, 0.0
+    if isinstance(classifier, Calibrated):
+        if isinstance(classifier.calibrator, Sigmoid):
+            slope, intercept = classifier.calibrator.slope_, classifier.calibrator.intercept_
+        classifier = classifier.classifier
+    if not isinstance(classifier, Scorecard):
+        return {}
+    scale = model.params["train"]
+    points = points_table(
+        classifier,
+        scale["base_score"],
+        scale["base_odds"],
+        scale["points_to_double"],
+        code_labels(model.contract),
+        slope=slope,
+        intercept=intercept,
+    )
+    return {"scorecard": points, "information_value": attributes_table(classifier.encoder_)}

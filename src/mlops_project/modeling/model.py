@@ -13,6 +13,8 @@ from threadpoolctl import threadpool_limits
 from mlops_project import features, files
 from mlops_project.modeling import ensemble, scorecard
 from mlops_project.modeling.calibration import log_odds
+from mlops_project.modeling.reasons import Reason, Reference, contributions, name_reasons
+from mlops_project.preprocessing import value_columns
 from mlops_project.schema import Contract  # noqa: TC001 - likewise
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class RiskModel:
         `table_hash` of the rows that it was fitted on.
     sample_default_rate : float
         Weighted share of bad among these rows: the default rate that the probabilities assume.
+    reference : Reference, optional
+        The average applicant; without it there are no contributions and no reasons.
 
     Attributes
     ----------
@@ -61,6 +65,7 @@ class RiskModel:
         params: dict[str, Any],
         training_data_hash: str,
         sample_default_rate: float,
+        reference: Reference | None = None,
     ) -> None:
         self.name = name
         self.pipeline = pipeline
@@ -68,6 +73,7 @@ class RiskModel:
         self.params = params
         self.training_data_hash = training_data_hash
         self.sample_default_rate = sample_default_rate
+        self.reference = reference
         self.classes_ = np.array([0, 1])
         # Fewer than the contract's where protected columns are hidden.
         self.feature_names_in_ = list(pipeline.feature_names_in_)
@@ -102,8 +108,55 @@ class RiskModel:
         ``points_to_double`` more points double the odds. All three are settings of ``train``.
         """
         scale = self.params["train"]
-        factor = scale["points_to_double"] / np.log(2)
-        return scale["base_score"] + factor * (log_odds(self.predict_proba(table)[:, 1]) - np.log(scale["base_odds"]))
+        distance = log_odds(self.predict_proba(table)[:, 1]) - np.log(scale["base_odds"])
+        return scale["base_score"] + self._points_per_log_odds * distance
+
+    def contributions(self, table: pd.DataFrame) -> tuple[float, pd.DataFrame]:
+        """Split ln(P(good) / P(bad)) of raw rows into what each column adds; see `reasons`.
+
+        Returns
+        -------
+        base : float
+            The average applicant's log-odds.
+        contributions : DataFrame of shape (n rows, n columns)
+            The columns that the model reads, then ratios. Base and the sum of a row are its log-odds, which `score` cuts off at
+            ± 15 if they reach that far.
+
+        Raises
+        ------
+        DataError
+            If a column of the contract is absent.
+        ValueError
+            If the model has no reference.
+        """
+        import pandas as pd
+
+        _, base, parts = self._explain(table)
+        return base, pd.DataFrame(parts, index=table.index, columns=value_columns(self.pipeline).names)
+
+    def reasons(self, table: pd.DataFrame, top: int = 3) -> list[list[Reason]]:
+        """Return for each raw row the columns that lower its score most, the heaviest first; raises as `contributions`.
+
+        ``top`` at most, fewer if fewer columns count against the applicant, be the score high or low. A protected column may be
+        among them where the model reads it; ``featurize.without_protected`` hides it from both.
+        """
+        cells, _, parts = self._explain(table)
+        return name_reasons(self.contract, value_columns(self.pipeline), cells, parts, self._points_per_log_odds, top)
+
+    @property
+    def _points_per_log_odds(self) -> float:
+        return self.params["train"]["points_to_double"] / float(np.log(2))
+
+    def _explain(self, table: pd.DataFrame) -> tuple[np.ndarray, float, np.ndarray]:
+        """Return parsed cells (ratios behind them), base and contributions."""
+        if self.reference is None:
+            raise ValueError("this model was made without a reference; train it anew")
+        with threadpool_limits(limits=1):
+            after_rows = [name for name, _ in self.pipeline.steps].index("rows") + 1
+            parsed = self.pipeline[0].transform(table)
+            values = self.pipeline[1:after_rows].transform(parsed)
+            base, parts = contributions(self.pipeline[after_rows:], values, self.reference)
+        return np.hstack([parsed, values[:, parsed.shape[1] :]]), base, parts
 
 
 def table_hash(table: pd.DataFrame, y: np.ndarray, contract: Contract) -> str:

@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     Labels = Mapping[str, Mapping[float, str]]
 
 
-BINS_COLUMNS = ("attribute", "bin", "rows", "share", "bad_rate", "woe", "iv")
-POINTS_COLUMNS = (*BINS_COLUMNS, "coefficient", "points", "rounded")
-ATTRIBUTES_COLUMNS = ("attribute", "kind", "bins", "iv", "missing", "bad_rate")
-
-
 class Scorecard(ClassifierMixin, BaseEstimator):
     """Logistic regression on weights of evidence, with coefficients of 0 or more: no bin counts against its own bad rate.
 

@@ -9,6 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
+
     from mlops_project.modeling.cross_validation import CrossValidation
 
 LOWER_IS_BETTER = ("brier", "log_loss")
@@ -82,3 +84,10 @@ def leaderboard(results: Mapping[str, CrossValidation], metric: str, test_share:
         for rank, name in enumerate(order, 1)
     }
     return {"metric": metric, "picked": picked, "why": why, "models": models}
+
+
+def leaderboard_table(board: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a leaderboard as a table, best first: ``model`` and what `leaderboard` says of it."""
+    import pandas as pd
+
+    return pd.DataFrame([{"model": name, **entry} for name, entry in board["models"].items()])

@@ -11,20 +11,12 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from mlops_project.errors import DataError
-from mlops_project.modeling.calibration import Calibrated, Sigmoid
 from mlops_project.modeling.cross_validation import CrossValidation, cross_validate
 from mlops_project.modeling.fitting import Fitter
 from mlops_project.modeling.folds import Fold, make_folds
 from mlops_project.modeling.model import RiskModel, table_hash
 from mlops_project.modeling.models import build_models
-from mlops_project.modeling.scorecard import (
-    ATTRIBUTES_COLUMNS,
-    POINTS_COLUMNS,
-    Scorecard,
-    attributes_table,
-    code_labels,
-    points_table,
-)
+from mlops_project.modeling.reasons import make_reference
 from mlops_project.modeling.selection import leaderboard
 from mlops_project.preprocessing import value_columns
 
@@ -42,14 +34,13 @@ class Training(NamedTuple):
     """The picked model, fitted, with its cross-validation and P(good) of every development row from folds without it.
 
     ``leaderboard`` is that of `selection.leaderboard`. ``out_of_fold`` has one row per applicant and repeat: ``repeat``,
-    ``fold``, ``y_true``, ``y_proba``. ``scorecard`` are the tables of `scorecard_tables`.
+    ``fold``, ``y_true``, ``y_proba``.
     """
 
     model: RiskModel
     cross_validation: CrossValidation
     leaderboard: dict[str, Any]
     out_of_fold: pd.DataFrame
-    scorecard: dict[str, pd.DataFrame]
 
 
 def train(
@@ -91,7 +82,7 @@ def train(
     """
     outcome = y.to_numpy(dtype=int)
     groups = None if group_column is None else X[group_column].astype(str).to_numpy()
-    weight = contract.parse(contract.weight, X[contract.weight]).values if contract.weight else None
+    weight = contract.row_weights(X) if contract.weight else None
     candidates = build_models(models, params, value_columns(preprocessor))
     folds = make_folds(outcome, params, groups)
     _check_inner_folds(candidates, outcome, folds)
@@ -103,10 +94,12 @@ def train(
         picked = board["picked"]
         fitter = Fitter(preprocessor, X, outcome, np.arange(len(outcome)), params, weight, groups)
         pipeline = fitter.pipeline(candidates[picked])
+        columns = value_columns(pipeline)
+        reference = make_reference(pipeline[len(fitter.to_values) :], columns.kinds, fitter.views["values"], weight)
     chosen = getattr(models.best if params.model == "best" else models, picked)
     settings = {"train": msgspec.to_builtins(params), picked: msgspec.to_builtins(chosen)}
     default_rate = float(np.average(1 - outcome, weights=weight))
-    model = RiskModel(picked, pipeline, contract, settings, table_hash(X, outcome, contract), default_rate)
+    model = RiskModel(picked, pipeline, contract, settings, table_hash(X, outcome, contract), default_rate, reference)
     for name, entry in board["models"].items():
         logger.info(
             "%s: %s %.3f ± %.3f over %d folds of %d rows",
@@ -120,37 +113,7 @@ def train(
     if len(candidates) > 1:
         logger.info("picked: %s", board["why"])
     out_of_fold = _out_of_fold(X.index, outcome, folds, results[picked])
-    return Training(model, results[picked], board, out_of_fold, scorecard_tables(model))
-
-
-def scorecard_tables(model: RiskModel) -> dict[str, pd.DataFrame]:
-    """Return tables for people: ``scorecard``, points per bin, and ``information_value`` per attribute; empty for other models.
-
-    With sigmoid calibration the points are those of the calibrated score. Isotonic calibration has no points: it comes on
-    top of them.
-    """
-    classifier = model.pipeline[-1]
-    slope, intercept = 1.0, 0.0
-    if isinstance(classifier, Calibrated):
-        if isinstance(classifier.calibrator, Sigmoid):
-            slope, intercept = classifier.calibrator.slope_, classifier.calibrator.intercept_
-        classifier = classifier.classifier
-    if not isinstance(classifier, Scorecard):
-        return {
-            "scorecard": pd.DataFrame(columns=POINTS_COLUMNS),
-            "information_value": pd.DataFrame(columns=ATTRIBUTES_COLUMNS),
-        }
-    scale = model.params["train"]
-    points = points_table(
-        classifier,
-        scale["base_score"],
-        scale["base_odds"],
-        scale["points_to_double"],
-        code_labels(model.contract),
-        slope=slope,
-        intercept=intercept,
-    )
-    return {"scorecard": points, "information_value": attributes_table(classifier.encoder_)}
+    return Training(model, results[picked], board, out_of_fold)
 
 
 def _check_inner_folds(models: dict[str, Model], y: np.ndarray, folds: list[Fold]) -> None:

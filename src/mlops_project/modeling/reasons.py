@@ -1,0 +1,320 @@
+"""Reasons: how much each column moves an applicant's log-odds away from the average applicant's, and the worst in words.
+
+Every model's log-odds are split into one contribution per column of the values view, so that base and contributions add up
+to them. Where the model is a sum anyway, so is the split:
+
+- scorecard, logistic regression: coefficient × (weight of evidence, or encoded value, − its mean);
+- XGBoost: tree SHAP values [1]_, minus their mean.
+
+Other models (support vector machine, forest, tree, blend) are asked: from a typical applicant, one cell after the other
+becomes the scored applicant's, and each step belongs to its column. The mean over orders is the Shapley value [2]_; each
+random order comes with its reverse, which makes it exact for all that columns do alone and in pairs [3]_. From these, too,
+the mean is subtracted.
+
+Calibration comes on top: sigmoid multiplies by its slope. For isotonic, the contributions are added up in random orders once
+more, and each belongs what the log-odds rise with it.
+
+References
+----------
+.. [1] Lundberg, S. et al. (2020). From local explanations to global understanding with explainable AI for trees.
+.. [2] Strumbelj, E. & Kononenko, I. (2014). Explaining prediction models and individual predictions with feature contributions.
+.. [3] Mayer, M. & Wüthrich, M. (2025). Shapley values: paired-sampling approximations.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mlops_project.modeling.calibration import Calibrated, Sigmoid, log_odds, margin
+from mlops_project.modeling.scorecard import Scorecard, code_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pandas as pd
+    from sklearn.pipeline import Pipeline
+
+    from mlops_project.features import FeaturePreprocessor
+    from mlops_project.preprocessing import Columns
+    from mlops_project.schema import Contract
+
+# Random orders, each taken forwards and backwards; docs/decisions.md says what precision that buys.
+ORDERS = 2
+ORDERS_OF_SUMS = 50
+SEED = 0
+# Rows behind the mean of contributions that are asked for: a forest takes its time.
+ROWS_ASKED = 100
+# Cells of made-up applicants held in memory at once.
+MAX_CELLS = 2_000_000
+# Log-odds up to which a contribution may be rounding: XGBoost computes in single precision.
+NEGLIGIBLE = 1e-6
+
+
+class Reference(NamedTuple):
+    """The average applicant, from whom contributions are measured.
+
+    Attributes
+    ----------
+    typical : ndarray of shape (n columns,)
+        Row of the values view from which paths start: medians, and the most frequent codes.
+    mean : ndarray of shape (n columns,)
+        Mean over training rows of what `split` says of each column.
+    """
+
+    typical: np.ndarray
+    mean: np.ndarray
+
+
+class Reason(NamedTuple):
+    """Why a score is lower than the average applicant's.
+
+    Attributes
+    ----------
+    column : str
+        Name in the contract, or of a ratio.
+    code : str
+        Reason code: the column, with ``_missing`` behind it if the cell was missing or not valid.
+    contribution : float
+        Log-odds of good, below 0.
+    points : float
+        The same on the scale of scores.
+    text : str
+        For people.
+    """
+
+    column: str
+    code: str
+    contribution: float
+    points: float
+    text: str
+
+
+def make_reference(pipeline: Pipeline, kinds: Sequence[str], values: np.ndarray, weight: np.ndarray | None = None) -> Reference:
+    """Describe the average applicant of the training rows.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted model that takes values.
+    kinds : sequence of {"numeric", "ordinal", "nominal"}
+    values : ndarray of shape (n rows, n columns)
+        Training rows in the values view.
+    weight : ndarray of shape (n rows,), optional
+    """
+    typical = np.array([_typical(column, kind) for column, kind in zip(values.T, kinds, strict=True)])
+    used = len(values) if _is_sum(pipeline[-1]) else min(len(values), ROWS_ASKED)
+    rows = np.linspace(0, len(values) - 1, used).round().astype(int)
+    _, parts = split(pipeline, values[rows], typical)
+    return Reference(typical, np.average(parts, axis=0, weights=None if weight is None else weight[rows]))
+
+
+def contributions(pipeline: Pipeline, values: np.ndarray, reference: Reference) -> tuple[float, np.ndarray]:
+    """Split log-odds into a base, the average applicant's, and one contribution per column.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted model that takes values.
+    values : ndarray of shape (n rows, n columns)
+    reference : Reference
+
+    Returns
+    -------
+    base : float
+    contributions : ndarray of shape (n rows, n columns)
+        Base and the sum of a row are ln(P(good) / P(bad)); the mean of a column over the training rows is 0.
+    """
+    base, parts = split(pipeline, values, reference.typical)
+    return base + float(reference.mean.sum()), parts - reference.mean
+
+
+def split(pipeline: Pipeline, values: np.ndarray, typical: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return base and contributions as the model has them, before the mean is subtracted."""
+    classifier = pipeline[-1]
+    features = pipeline[-2] if len(pipeline) > 1 else None
+    if not isinstance(classifier, Calibrated):
+        return _split_margin(features, classifier, values, typical)
+    calibrator = classifier.calibrator
+    if isinstance(calibrator, Sigmoid):
+        base, parts = _split_margin(features, classifier.classifier, values, typical)
+        return calibrator.slope_ * base + calibrator.intercept_, calibrator.slope_ * parts
+    base, parts = _split_margin(features, classifier.classifier, np.vstack([typical, values]), typical)
+    return map_sums(lambda margins: log_odds(calibrator.predict(margins)), base + parts[0].sum(), parts[1:] - parts[0])
+
+
+def _is_sum(classifier: Any) -> bool:
+    if isinstance(classifier, Calibrated):
+        classifier = classifier.classifier
+    return hasattr(classifier, "coef_") or hasattr(classifier, "get_booster")
+
+
+def _split_margin(
+    features: FeaturePreprocessor | None, classifier: Any, values: np.ndarray, typical: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Split `margin`: the log-odds, or what calibration maps to them."""
+
+    def encode(rows: np.ndarray) -> np.ndarray:
+        return rows if features is None else features.transform(rows)
+
+    if isinstance(classifier, Scorecard):
+        return float(classifier.intercept_[0]), classifier.encoder_.transform(values) * classifier.coef_[0]
+    if hasattr(classifier, "coef_"):
+        base, parts = float(classifier.intercept_[0]), encode(values) * classifier.coef_[0]
+    elif hasattr(classifier, "get_booster"):
+        from xgboost import DMatrix
+
+        encoded = encode(values)
+        found = classifier.get_booster().predict(DMatrix(encoded, nthread=1), pred_contribs=True).astype(float)
+        base, parts = float(found[0, -1]), found[:, :-1]
+        # In single precision they add up to some 1e-6; isotonic calibration can make a step of that. All columns share it.
+        parts += (margin(classifier, encoded) - base - parts.sum(axis=1))[:, np.newaxis] / parts.shape[1]
+    else:
+        return shapley_values(lambda rows: margin(classifier, encode(rows)), values, typical)
+    if features is not None:  # one-hot columns and indicators belong to the column that they come from
+        parts = parts @ (features.source_columns()[:, np.newaxis] == np.arange(values.shape[1])).astype(float)
+    return base, parts
+
+
+def shapley_values(
+    f: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, typical: np.ndarray, orders: int = ORDERS
+) -> tuple[float, np.ndarray]:
+    """Split f(row) − f(typical) into contributions of the columns, by random orders and their reverses.
+
+    Parameters
+    ----------
+    f : callable
+        Rows of shape (n, n columns) to numbers of shape (n,).
+    rows : ndarray of shape (n rows, n columns)
+        May hold NaN.
+    typical : ndarray of shape (n columns,)
+        Where all paths start.
+    orders : int
+        The same for all rows, so that nobody's reasons depend on who else is scored.
+
+    Returns
+    -------
+    base : float
+        f(typical).
+    contributions : ndarray of shape (n rows, n columns)
+        Base and the sum of a row are f(row).
+    """
+    n_columns = rows.shape[1]
+    rng = np.random.default_rng(SEED)
+    forwards = [rng.permutation(n_columns) for _ in range(orders)]
+    base = float(f(typical[np.newaxis])[0])
+    out = np.zeros(rows.shape)
+    size = max(1, MAX_CELLS // n_columns**2)
+    for start in range(0, len(rows), size):
+        chunk = rows[start : start + size]
+        moves = ~((chunk == typical) | (np.isnan(chunk) & np.isnan(typical)))
+        for order in [*forwards, *(order[::-1] for order in forwards)]:
+            # reached[step, column]: whether the cell is the row's after this step. Steps that change nothing are left out.
+            reached = np.argsort(order) <= np.arange(n_columns)[:, np.newaxis]
+            row, step = np.nonzero(moves[:, order])
+            if not len(row):
+                continue
+            found = f(np.where(reached[step], chunk[row], typical))
+            before = np.r_[base, found[:-1]]
+            before[np.r_[True, row[1:] != row[:-1]]] = base
+            out[start + row, order[step]] += found - before
+    return base, out / (2 * orders)
+
+
+def map_sums(g: Callable[[np.ndarray], np.ndarray], start: float, parts: np.ndarray) -> tuple[float, np.ndarray]:
+    """Split g(start + sum of parts) − g(start): Shapley values, where g takes sums of shape (n,). Needs no model, so many orders.
+
+    If g only rises, so do the contributions with the parts: columns keep their order.
+
+    Parameters
+    ----------
+    g : callable
+    start : float
+    parts : ndarray of shape (n rows, n columns)
+
+    Returns
+    -------
+    base : float
+        g(start).
+    contributions : ndarray of shape (n rows, n columns)
+    """
+    rng = np.random.default_rng(SEED)
+    orders = np.array([rng.permutation(parts.shape[1]) for _ in range(ORDERS_OF_SUMS)])
+    orders = np.vstack([orders, orders[:, ::-1]])
+    back = np.argsort(orders, axis=1)
+    out = np.empty(parts.shape)
+    size = max(1, MAX_CELLS // orders.size)
+    for begin in range(0, len(parts), size):
+        moves = parts[begin : begin + size, orders]  # (rows, orders, steps)
+        sums = start + np.cumsum(np.insert(moves, 0, 0.0, axis=2), axis=2)
+        steps = np.diff(g(sums.ravel()).reshape(sums.shape), axis=2)
+        out[begin : begin + size] = np.take_along_axis(steps, back[np.newaxis], axis=2).mean(axis=1)
+    return float(g(np.array([start]))[0]), out
+
+
+def name_reasons(
+    contract: Contract, columns: Columns, cells: np.ndarray, parts: np.ndarray, points_per_log_odds: float, top: int
+) -> list[list[Reason]]:
+    """Put the columns that lower each row's score most into words.
+
+    Parameters
+    ----------
+    contract : Contract
+        Its names, units and code meanings are the words.
+    columns : Columns
+    cells : ndarray of shape (n rows, n columns)
+        Parsed cells, as they were before any transformation; NaN where missing or not valid.
+    parts : ndarray of shape (n rows, n columns)
+        Contributions.
+    points_per_log_odds : float
+    top : int
+        Reasons per row at most; a row has fewer if fewer columns count against it.
+
+    Returns
+    -------
+    list of list of Reason
+        The heaviest first; of equal ones the contract's first.
+    """
+    labels = code_labels(contract)
+    words = []
+    for name in columns.names:
+        column = contract.columns.get(name)  # a ratio of params has no entry
+        english = (column.english if column else "").replace("_", " ") or name
+        words.append((name, english, labels.get(name, {}), f" {column.unit}" if column and column.unit else ""))
+    worst = np.argsort(parts, axis=1, kind="stable")[:, :top]
+    out = []
+    for places, row, row_cells in zip(worst.tolist(), parts, cells, strict=True):
+        reasons = []
+        for place in places:
+            contribution, cell = float(row[place]), float(row_cells[place])
+            if contribution > -NEGLIGIBLE:
+                break
+            name, english, meanings, unit = words[place]
+            missing = np.isnan(cell)
+            value = "missing" if missing else meanings.get(cell) or f"{cell:.6g}{unit}"
+            points = points_per_log_odds * contribution
+            lost = f"{-points:.0f} point{'s' if round(-points) > 1 else ''}" if points <= -0.5 else "less than a point"
+            text = f"{english}: {value} ({lost} below the average applicant)"
+            reasons.append(Reason(name, f"{name}_missing" if missing else name, contribution, points, text))
+        out.append(reasons)
+    return out
+
+
+def reason_table(reasons: list[list[Reason]], index: pd.Index, top: int) -> pd.DataFrame:
+    """Return reason codes as columns ``reason_1`` to ``reason_<top>``, empty where a row has fewer."""
+    import pandas as pd
+
+    codes: list[list[Any]] = [[reason.code for reason in row] + [None] * (top - len(row)) for row in reasons]
+    return pd.DataFrame(codes, index=index, columns=[f"reason_{i + 1}" for i in range(top)])
+
+
+def _typical(values: np.ndarray, kind: str) -> float:
+    """Return the lower median, or the most frequent code: something that somebody has."""
+    present = np.sort(values[~np.isnan(values)])
+    if not len(present):
+        return np.nan
+    if kind == "nominal":
+        codes, counts = np.unique(present, return_counts=True)
+        return float(codes[counts.argmax()])
+    return float(present[(len(present) - 1) // 2])
