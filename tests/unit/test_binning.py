@@ -12,7 +12,15 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from mlops_project.errors import ParamsError
 from mlops_project.modeling.binning import LARGEST_WOE, _rounded
 from mlops_project.modeling.evidence import WeightOfEvidence
-from mlops_project.modeling.scorecard import Scorecard, attributes_table, bins_by_code, bins_table, code_labels, points_table
+from mlops_project.modeling.scorecard import (
+    Scorecard,
+    ScoreScale,
+    attributes_table,
+    bins_by_code,
+    bins_table,
+    code_labels,
+    points_table,
+)
 from mlops_project.schema import Column, Contract, Target
 
 CONTRACT = Contract(
@@ -212,7 +220,7 @@ def test_cut_points_are_round() -> None:
 def test_points_add_up_to_the_score() -> None:
     X, y = applicants()
     card = Scorecard(NAMES, KINDS).fit(X, y)
-    table = points_table(card, 600, 20, 20)
+    table = points_table(card, ScoreScale(600, 20, 20))
     X_new = np.vstack([applicants(1)[0], [[9.0, 9, 77, 9]]])
     total = np.zeros(len(X_new))
     for i, (name, bins) in enumerate(zip(NAMES, card.encoder_.bins_, strict=True)):
@@ -225,7 +233,7 @@ def test_points_add_up_to_the_score() -> None:
 def test_a_card_without_evidence_is_its_base() -> None:
     X, y = np.ones((10, 1)), np.array([0, 1] * 5)
     card = Scorecard(center=0).fit(X, y)
-    table = points_table(card, 600, 1, 20)
+    table = points_table(card, ScoreScale(600, 1, 20))
     assert table["bin"].tolist() == ["base", "any", "missing"]
     np.testing.assert_allclose(table["points"], [600, 0, 0], atol=1e-6)
 

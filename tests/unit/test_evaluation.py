@@ -23,11 +23,11 @@ from mlops_project.modeling.evaluation import (
     permutation_importance,
     plot_tables,
     prediction_table,
-    row_weights,
 )
 from mlops_project.modeling.metrics import bootstrap_weights, decision_metrics, expected_cost, ranking_metrics
 from mlops_project.modeling.model import RiskModel
 from mlops_project.modeling.policy import Policy, Scored
+from mlops_project.modeling.scorecard import ScoreScale
 from mlops_project.schema import Column, Contract, Target
 
 
@@ -187,8 +187,8 @@ def test_fractional_weights_make_fractional_counts(settings: EvaluateParams) -> 
 def test_the_weight_column_of_the_contract_weighs_the_rows() -> None:
     table = pd.DataFrame({"n": ["2", "0.5"], "noise": [1, 2]})
     contract = replace(CONTRACT, columns={**CONTRACT.columns, "n": Column(kind="weight")})
-    assert row_weights(contract, table).tolist() == [2, 0.5]
-    assert row_weights(CONTRACT, table).tolist() == [1, 1]
+    assert contract.row_weights(table).tolist() == [2, 0.5]
+    assert CONTRACT.row_weights(table).tolist() == [1, 1]
 
 
 def test_repeats_are_averaged_per_applicant_in_the_order_of_the_rows() -> None:
@@ -374,7 +374,7 @@ def model() -> RiskModel:
         ("features", FeaturePreprocessor(CONTRACT)),
         ("model", LogisticRegression()),
     ]
-    return RiskModel("logistic_regression", Pipeline(steps).fit(table, y), CONTRACT, {}, "", 0.5)
+    return RiskModel("logistic_regression", Pipeline(steps).fit(table, y), CONTRACT, {}, "", 0.5, ScoreScale(600, 20, 20))
 
 
 def naive_importance(model: RiskModel, X: pd.DataFrame, y: np.ndarray, settings: EvaluateParams) -> np.ndarray:

@@ -15,9 +15,10 @@ from mlops_project.dataset import Applicants
 from mlops_project.features import FeaturePreprocessor
 from mlops_project.modeling import reasons
 from mlops_project.modeling.calibration import log_odds
+from mlops_project.modeling.evaluation import scorecard_tables
 from mlops_project.modeling.model import RiskModel
 from mlops_project.modeling.reasons import Reason, map_sums, reason_table, shapley_values
-from mlops_project.modeling.train import scorecard_tables, train
+from mlops_project.modeling.train import train
 from mlops_project.preprocessing import build_preprocessor
 from mlops_project.schema import Column, Contract, Target
 
@@ -134,7 +135,7 @@ def test_points_lost_are_those_of_the_points_table(
     calibration: str, applicants: Applicants, contract: Contract, params: Params
 ) -> None:
     model = fit("scorecard", applicants, contract, params, {"log": [], "ratios": []}, calibration=calibration)
-    points = scorecard_tables(model)["points"]
+    points = scorecard_tables(model)["scorecard"]
     average = (points["share"] * points["points"]).groupby(points["attribute"]).sum()
     card = model.pipeline[-1].classifier if calibration == "sigmoid" else model.pipeline[-1]
     table = applicants.table[250:350]
@@ -369,6 +370,6 @@ def test_explaining_leaves_model_and_table_alone(card: RiskModel, dirty: pd.Data
 
 
 def test_a_model_without_a_reference_says_so(card: RiskModel, dirty: pd.DataFrame) -> None:
-    bare = RiskModel(card.name, card.pipeline, card.contract, card.params, "", 0.3)
+    bare = RiskModel(card.name, card.pipeline, card.contract, card.params, "", 0.3, card.scale)
     with pytest.raises(ValueError, match="made without a reference; train it anew"):
         bare.reasons(dirty)

@@ -211,12 +211,9 @@ def scorecard_tables(model: RiskModel) -> dict[str, pd.DataFrame]:
         classifier = classifier.classifier
     if not isinstance(classifier, Scorecard):
         return {}
-    scale = model.params["train"]
     points = points_table(
         classifier,
-        scale["base_score"],
-        scale["base_odds"],
-        scale["points_to_double"],
+        model.scale,
         code_labels(model.contract),
         slope=slope,
         intercept=intercept,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from sklearn.pipeline import Pipeline
 
+    from mlops_project.modeling.scorecard import ScoreScale
+
 __all__ = ["RiskModel", "ensemble", "features", "load_model", "scorecard", "table_hash"]
 
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "imbalanced-learn", "xgboost", "xgboost-cpu", "joblib")
@@ -45,6 +47,8 @@ class RiskModel:
         `table_hash` of the rows that it was fitted on.
     sample_default_rate : float
         Weighted share of bad among these rows: the default rate that the probabilities assume.
+    scale : ScoreScale
+        Of `score`.
     reference : Reference, optional
         The average applicant; without it there are no contributions and no reasons.
 
@@ -65,6 +69,7 @@ class RiskModel:
         params: dict[str, Any],
         training_data_hash: str,
         sample_default_rate: float,
+        scale: ScoreScale,
         reference: Reference | None = None,
     ) -> None:
         self.name = name
@@ -73,6 +78,7 @@ class RiskModel:
         self.params = params
         self.training_data_hash = training_data_hash
         self.sample_default_rate = sample_default_rate
+        self.scale = scale
         self.reference = reference
         self.classes_ = np.array([0, 1])
         # Fewer than the contract's where protected columns are hidden.
@@ -103,13 +109,8 @@ class RiskModel:
         return self.predict_proba(table)[:, 0]
 
     def score(self, table: pd.DataFrame) -> np.ndarray:
-        """Return points, shape (n rows,): higher is safer, ``base_score`` stands for odds of ``base_odds`` good to one bad.
-
-        ``points_to_double`` more points double the odds. All three are settings of ``train``.
-        """
-        scale = self.params["train"]
-        distance = log_odds(self.predict_proba(table)[:, 1]) - np.log(scale["base_odds"])
-        return scale["base_score"] + self._points_per_log_odds * distance
+        """Return points on the model's scale, shape (n rows,): higher is safer."""
+        return self.scale.points(log_odds(self.predict_proba(table)[:, 1]))
 
     def contributions(self, table: pd.DataFrame) -> tuple[float, pd.DataFrame]:
         """Split ln(P(good) / P(bad)) of raw rows into what each column adds; see `reasons`.
@@ -141,11 +142,7 @@ class RiskModel:
         among them where the model reads it; ``featurize.without_protected`` hides it from both.
         """
         cells, _, parts = self._explain(table)
-        return name_reasons(self.contract, value_columns(self.pipeline), cells, parts, self._points_per_log_odds, top)
-
-    @property
-    def _points_per_log_odds(self) -> float:
-        return self.params["train"]["points_to_double"] / float(np.log(2))
+        return name_reasons(self.contract, value_columns(self.pipeline), cells, parts, self.scale.points_per_log_odds, top)
 
     def _explain(self, table: pd.DataFrame) -> tuple[np.ndarray, float, np.ndarray]:
         """Return parsed cells (ratios behind them), base and contributions."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -24,6 +24,22 @@ if TYPE_CHECKING:
 
     # Column name → code → what it means.
     Labels = Mapping[str, Mapping[float, str]]
+
+
+class ScoreScale(NamedTuple):
+    """The scale of scores: ``base_score`` points stand for ``base_odds`` good to one bad, ``points_to_double`` more for twice."""
+
+    base_score: float
+    base_odds: float
+    points_to_double: float
+
+    @property
+    def points_per_log_odds(self) -> float:
+        return self.points_to_double / math.log(2)
+
+    def points(self, log_odds: Any) -> Any:
+        """Return the points of ln(P(good) / P(bad)), a number or an array."""
+        return self.base_score + self.points_per_log_odds * (log_odds - math.log(self.base_odds))
 
 
 class Scorecard(ClassifierMixin, BaseEstimator):
@@ -248,9 +264,7 @@ def attributes_table(encoder: WeightOfEvidence) -> pd.DataFrame:
 
 def points_table(
     card: Scorecard,
-    base_score: float,
-    base_odds: float,
-    points_to_double: float,
+    scale: ScoreScale,
     labels: Labels | None = None,
     *,
     slope: float = 1.0,
@@ -275,12 +289,13 @@ def points_table(
     import pandas as pd
 
     table = bins_table(card.encoder_, labels)
-    factor = points_to_double / math.log(2)
-    base = base_score + factor * (slope * card.intercept_[0] + intercept - math.log(base_odds))
+    base = scale.points(slope * card.intercept_[0] + intercept)
     coefficients = pd.Series(slope * card.coef_[0], index=card.encoder_.names_)
     table["coefficient"] = coefficients[table["attribute"]].to_numpy()
     used = int((coefficients > 0).sum())
-    table["points"] = factor * table["coefficient"] * table["woe"] + (table["coefficient"] > 0) * base / max(used, 1)
+    table["points"] = scale.points_per_log_odds * table["coefficient"] * table["woe"] + (table["coefficient"] > 0) * base / max(
+        used, 1
+    )
     if not used:
         first = pd.DataFrame([{"attribute": "", "bin": "base", "points": base}])
         table = pd.concat([first, table], ignore_index=True)

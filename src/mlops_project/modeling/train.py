@@ -17,6 +17,7 @@ from mlops_project.modeling.folds import Fold, make_folds
 from mlops_project.modeling.model import RiskModel, table_hash
 from mlops_project.modeling.models import build_models
 from mlops_project.modeling.reasons import make_reference
+from mlops_project.modeling.scorecard import ScoreScale
 from mlops_project.modeling.selection import leaderboard
 from mlops_project.preprocessing import value_columns
 
@@ -99,7 +100,8 @@ def train(
     chosen = getattr(models.best if params.model == "best" else models, picked)
     settings = {"train": msgspec.to_builtins(params), picked: msgspec.to_builtins(chosen)}
     default_rate = float(np.average(1 - outcome, weights=weight))
-    model = RiskModel(picked, pipeline, contract, settings, table_hash(X, outcome, contract), default_rate, reference)
+    scale = ScoreScale(params.base_score, params.base_odds, params.points_to_double)
+    model = RiskModel(picked, pipeline, contract, settings, table_hash(X, outcome, contract), default_rate, scale, reference)
     for name, entry in board["models"].items():
         logger.info(
             "%s: %s %.3f ± %.3f over %d folds of %d rows",
