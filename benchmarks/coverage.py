@@ -1,6 +1,6 @@
 """Do conformal sets hold each class as often as they say? Measured over many random splits of all merged applicants.
 
-Each split holds out as large a share as params.yaml says, cross-fits the logistic regression of params.yaml on the rest as
+Each split holds out as large a share as params.yaml says, cross-fits the model of params.yaml on the rest as
 the train stage does, takes the cutoffs from these out-of-fold probabilities, and counts on the held-out applicants, scored
 by a model fitted on all of the rest. The models inside the folds see fewer rows than that one, so the coverage is not exact
 by theory and must be measured. Exit code 1: the mean coverage of a class is more than 2 points away from the level.
@@ -13,7 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from common import ROOT, THREADS, print_table
+from common import ALL_MODELS, ROOT, THREADS, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,19 +42,25 @@ def main() -> int:
     if not raw.exists():
         sys.exit(f"{params.data.raw}: no such file; `dvc pull` fetches it")
     applicants = DataCleaner(contract, params.prepare.duplicate_min_cells).clean(DataLoader(contract).load(raw), str(raw))
-    found = measure(applicants, contract, params, args.splits, args.repeats or params.train.n_repeats)
-    return report(np.array(list(found)), params.evaluate.conformal_level)
+    model = args.model or params.train.model
+    found = measure(applicants, contract, params, model, args.splits, args.repeats or params.train.n_repeats)
+    return report(np.array(list(found)), params.evaluate.conformal_level, model)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=200, help="random splits, 100 or more to judge (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        choices=[name for name in ALL_MODELS if name != "blend"],
+        help="default: train.model, which must be a single model then",
+    )
     parser.add_argument("--repeats", type=int, default=None, help="of cross-fitting (default: train.n_repeats)")
     return parser.parse_args()
 
 
 def measure(
-    applicants: Applicants, contract: Contract, params: Params, n_splits: int, n_repeats: int
+    applicants: Applicants, contract: Contract, params: Params, model: str, n_splits: int, n_repeats: int
 ) -> Iterator[tuple[float, float, float]]:
     """Yield coverage of the good, coverage of the bad and the share referred, per split."""
     import numpy as np
@@ -66,10 +72,12 @@ def measure(
     from mlops_project.modeling.evaluation import conformal_metrics
     from mlops_project.modeling.models import build_model
     from mlops_project.modeling.policy import make_policy
-    from mlops_project.preprocessing import build_preprocessor
+    from mlops_project.preprocessing import build_preprocessor, value_columns
 
-    model = build_model("logistic_regression", params.models, params.train.seed)
-    pipeline = Pipeline([*build_preprocessor(contract, params.featurize).steps, ("model", model)])
+    preprocessor = build_preprocessor(contract, params.featurize)
+    (member,) = build_model(model, getattr(params.models, model), params.train, value_columns(preprocessor))
+    steps = preprocessor.steps[: -1 if member.view == "values" else None]
+    pipeline = Pipeline([*steps, ("model", member.classifier)])
     X, y = applicants.table, applicants.target.to_numpy(dtype=int)
     with threadpool_limits(limits=1):
         for split in range(n_splits):
@@ -93,7 +101,7 @@ def measure(
             yield found["coverage_good"], found["coverage_bad"], found["referred"]
 
 
-def report(found: np.ndarray, level: float) -> int:
+def report(found: np.ndarray, level: float, model: str) -> int:
     """Print the table of figures of shape (n splits, 3) and return the exit code."""
     import numpy as np
 
@@ -108,9 +116,7 @@ def report(found: np.ndarray, level: float) -> int:
         missed |= failed
         row[1] = f"{level:g}"
         rows.append([*row, f"± {BAR:g}", "FAIL" if failed else "pass"])
-    print(
-        f"{len(found)} random splits, logistic regression, cutoffs from out-of-fold probabilities; referred: both classes or none"
-    )
+    print(f"{len(found)} random splits, {model}, cutoffs from out-of-fold probabilities; referred: both classes or none")
     print_table(HEADER, rows)
     return int(missed)
 

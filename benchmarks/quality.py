@@ -44,7 +44,7 @@ CALIBRATION_BAR = 0.05
 LEAK = 0.82
 IMBALANCE = ("none", "SMOTE", "BorderlineSMOTE", "SMOTENC", "ADASYN", "class_weight")
 # Named after the default model, its protected columns left out.
-WITHOUT_PROTECTED = "  unprotected"
+WITHOUT_PROTECTED = ", unprotected"
 HEADER = (
     "model", "ROC-AUC", "difference", "± s.e.", "worst file", "best file", "bar",
     "Brier", "difference", "bar", "cost", "difference", "± s.e.", "ECE", "train - test", "CPU s/file", "verdict",
