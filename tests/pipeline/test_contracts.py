@@ -142,7 +142,7 @@ CONFIGURATIONS = {
         {"prepare.split": "by_time", "prepare.date_column": "d"},
     ],
     "featurize": [{}, {"featurize.outliers": "iqr"}],
-    "train": [{}, {"prepare.split": "by_group", "prepare.group_column": "g"}, {"train.calibration": "sigmoid"}],
+    "train": [{}, {"prepare.split": "by_group", "prepare.group_column": "g"}, {"train.model": "best"}],
     "evaluate": [{}],
 }
 
