@@ -26,7 +26,8 @@ init: $(VENV)/core.done ## Make .venv with the pinned core and the console comma
 requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pyproject.toml and requirements/*.in
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) pyproject.toml requirements/build.in -o requirements/core.txt
-	$(COMPILE) -c requirements/core.txt requirements/dev.in -o requirements/dev.txt
+	$(COMPILE) -c requirements/core.txt requirements/tuning.in -o requirements/tuning.txt
+	$(COMPILE) -c requirements/core.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
 
 # The folder's own path is part of the environment: a copied or moved checkout sets up anew.
 $(shell [ "$$(cat $(VENV)/home 2>/dev/null)" = "$(CURDIR)" ] || rm -f $(VENV)/home $(VENV)/*.done)
@@ -42,6 +43,10 @@ $(VENV)/core.done: $(VENV)/home requirements/core.txt requirements/uv.txt pyproj
 
 $(VENV)/dev.done: $(VENV)/core.done requirements/dev.txt
 	@sh scripts/install.sh $(BIN)/python requirements/dev.txt
+	@touch $@
+
+$(VENV)/tuning.done: $(VENV)/core.done requirements/tuning.txt
+	@sh scripts/install.sh $(BIN)/python requirements/tuning.txt
 	@touch $@
 
 ## The pipeline
@@ -68,6 +73,13 @@ embed: init ## For a release: write the remote in Git (.dvc/store) afresh from t
 	$(DVC) repro
 	rm -rf .dvc/store
 	$(DVC) push --remote embedded
+
+## Beside the pipeline
+.PHONY: tune
+tune: $(VENV)/tuning.done ## Search hyper-parameters, and say what that gains (MODEL=xgboost TRIALS=50 WRITE=always)
+	@# The rows as params.yaml has them now; no stage beyond.
+	@$(DVC) repro --quiet --pull prepare
+	@$(BIN)/mlops-tune $(if $(MODEL),--model $(MODEL)) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WRITE),--write $(WRITE))
 
 ## Contributing
 .PHONY: test test-integration test-cov lint check format benchmark clean

@@ -7,7 +7,7 @@ import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlops_project.runtime import guarded, setup_logging
 
@@ -26,8 +26,8 @@ def _parser(description: str, examples: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _run(work: Callable[[], int | None], *, verbose: bool, failed: int | None = None) -> int:
-    setup_logging(logging.DEBUG if verbose else logging.WARNING)
+def _run(work: Callable[[], int | None], *, verbose: bool, failed: int | None = None, log_level: int = logging.WARNING) -> int:
+    setup_logging(logging.DEBUG if verbose else log_level)
     return guarded(work, verbose=verbose, failed=failed)
 
 
@@ -112,3 +112,74 @@ def draft_contract(argv: list[str] | None = None) -> int:
         print(f"{args.output}: written; read every comment marked CHECK, then `dvc repro`", file=sys.stderr)
 
     return _run(_draft, verbose=args.verbose)
+
+
+def tune(argv: list[str] | None = None) -> int:
+    """`mlops-tune`: search hyper-parameters, and say by nested cross-validation what that gains."""
+    parser = _parser(
+        "Search the hyper-parameters of one model (tune.space in params.yaml) on the development rows, and measure by nested\n"
+        "cross-validation what searching gains. Held-out rows are not read. Interrupted or killed, it goes on where it was.",
+        "  mlops-tune                                  the model that train.model names\n"
+        "  mlops-tune --model xgboost --trials 50      another one\n"
+        "  mlops-tune --model xgboost --write always   write the values even if the gain may be noise\n\n"
+        "Values go to models.<model> in params.yaml and to the copies for blend and best; trials and report go to tuning/.",
+    )
+    parser.add_argument("--model", help="a model with hyper-parameters of its own (default: train.model)")
+    parser.add_argument("--trials", type=int, help="trials per search (default: tune.n_trials)")
+    parser.add_argument(
+        "--write",
+        choices=("if-better", "always", "never"),
+        default="if-better",
+        help="write the values into params.yaml: if the interval of the gain is above 0, always or never (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    if args.trials is not None and args.trials < 1:
+        parser.error(f"--trials: found {args.trials}, expected 1 or more")
+
+    def _tune() -> None:
+        import json
+
+        import pandas as pd
+
+        from mlops_project.config import PARAMS_FILE, PROCESSED, TUNING, load_params
+        from mlops_project.files import atomic_path, read_table, write_table
+        from mlops_project.preprocessing import build_preprocessor
+        from mlops_project.schema import load_contract
+        from mlops_project.tuning import tune, write_values
+
+        params = load_params()
+        contract = load_contract(params.data.contract)
+        X = read_table(PROCESSED / "Xtraintest.csv", contract.text_columns)
+        y = read_table(PROCESSED / "ytraintest.csv").loc[X.index, contract.target.name]
+        shown = contract.without(contract.protected) if params.featurize.without_protected else contract
+        preprocessor = build_preprocessor(shown, params.featurize)
+        report, trials = tune(X, y, preprocessor, contract, params, TUNING, name=args.model, n_trials=args.trials)
+        model, values = report["model"], report["values"]
+        write_table(pd.DataFrame(trials), TUNING / f"{model}.csv", index=False)
+        with atomic_path(TUNING / f"{model}.json") as temporary:  # not rounded: small values would lose digits
+            temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        for line in _tuning_lines(report):
+            print(line)
+        if values == report["current"] or args.write == "never" or (args.write == "if-better" and not report["better"]):
+            print(f"{PARAMS_FILE} is left as it is")
+        else:
+            print(f"{PARAMS_FILE}: written to {', '.join(write_values(PARAMS_FILE, model, values))}; train it: make pipeline")
+
+    return _run(_tune, verbose=args.verbose, log_level=logging.INFO)
+
+
+def _tuning_lines(report: dict[str, Any]) -> list[str]:
+    gain, current, values = report["gain"], report["current"], report["values"]
+    lines = [
+        f"{report['model']}: {report['n_trials']} trials per search, {report['seconds']} s; {report['metric']} on unseen rows",
+        f"  {'outer fold':<12}{'current':>9}{'tuned':>9}",
+    ]
+    lines += [f"  {number:<12}{fold['current']:>9.4f}{fold['tuned']:>9.4f}" for number, fold in enumerate(report["folds"], 1)]
+    lines.append(
+        f"  gain {gain['mean']:+.4f}, {gain['confidence']:.0%} interval {gain['low']:+.4f} to {gain['high']:+.4f}"
+        " (above 0: better)"
+    )
+    lines.append("Search on all development rows (its own score flatters: it is the best of many)")
+    lines.append(f"  {report['metric']:<18}{report['search']['current']:>12.4f}{report['search']['best']:>12.4f}")
+    lines += [f"  {key:<18}{current[key]!s:>12}{values[key]!s:>12}" for key in values]
+    return [*lines, report["verdict"]]

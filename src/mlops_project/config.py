@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
+import msgspec
 from msgspec import Meta
+from msgspec.structs import asdict
 
 from mlops_project.errors import ParamsError
 from mlops_project.files import read_yaml
@@ -22,6 +24,7 @@ PREDICTIONS = Path("data/predictions")
 MODELS = Path("models")
 METRICS = Path("metrics")
 PLOTS = METRICS / "plots"
+TUNING = Path("tuning")
 
 Positive = Annotated[float, Meta(gt=0, le=1e15)]  # msgspec takes no infinite bound; .inf would give a cost of NaN
 Count = Annotated[int, Meta(ge=1)]
@@ -77,13 +80,16 @@ ModelName = Literal[
 SINGLE_MODELS: tuple[str, ...] = get_args(SingleModel)
 
 
+Metric = Literal[
+    "roc_auc", "average_precision", "ks", "brier", "log_loss", "accuracy", "balanced_accuracy", "f1", "precision", "recall",
+    "geometric_mean",
+]  # fmt: skip
+
+
 class TrainParams(Strict, frozen=True):
     model: ModelName
     candidates: list[Candidate]
-    selection_metric: Literal[
-        "roc_auc", "average_precision", "ks", "brier", "log_loss", "accuracy", "balanced_accuracy", "f1", "precision",
-        "recall", "geometric_mean",
-    ]  # fmt: skip
+    selection_metric: Metric
     imbalance: Literal["none", "SMOTE", "BorderlineSMOTE", "SMOTENC", "ADASYN", "class_weight"]
     smote_neighbors: Count
     calibration: Literal["none", "sigmoid", "isotonic"]
@@ -188,6 +194,39 @@ class EvaluateParams(Strict, frozen=True):
     seed: Seed
 
 
+Number = int | Annotated[float, Meta(ge=-1e15, le=1e15)]
+
+
+class Range(Strict, frozen=True):
+    """Values of a setting from ``low`` to ``high``, both included; drawn evenly, or evenly on a log scale."""
+
+    low: Number
+    high: Number
+    log: bool = False
+    step: Number | None = None
+
+
+class Space(Strict, frozen=True):
+    """Per model the settings to search: setting → a mapping of `Range`, or a list of choices; see `search_space`."""
+
+    scorecard: dict[str, Any]
+    logistic_regression: dict[str, Any]
+    decision_tree: dict[str, Any]
+    xgboost_monotone: dict[str, Any]
+    svm: dict[str, Any]
+    random_forest: dict[str, Any]
+    xgboost: dict[str, Any]
+
+
+class TuneParams(Strict, frozen=True):
+    n_trials: Count
+    metric: Metric | None
+    outer_repeats: Count
+    inner_repeats: Count
+    seed: Seed
+    space: Space
+
+
 class Params(Strict, frozen=True):
     data: DataParams
     prepare: PrepareParams
@@ -195,6 +234,7 @@ class Params(Strict, frozen=True):
     train: TrainParams
     models: ModelParams
     evaluate: EvaluateParams
+    tune: TuneParams
 
 
 def load_params(path: str | Path = PARAMS_FILE) -> Params:
@@ -222,6 +262,8 @@ def check_params(content: dict[str, Any], source: str = "params") -> Params:
             )
     for problem in _model_problems(params):
         raise ParamsError(f"{source}: {problem}")
+    for name in SINGLE_MODELS:
+        search_space(params, name, source)
     return params
 
 
@@ -236,3 +278,57 @@ def _model_problems(params: Params) -> Iterable[str]:
     for key, blend in (("models.blend", models.blend), ("models.best.blend", models.best.blend)):
         if blend is not None and len(blend.members) < 2:
             yield f"{key}: found {blend.members}, expected the sections of two models or more"
+
+
+def search_space(params: Params, name: str, source: str = "params") -> dict[str, Range | list[Any]]:
+    """Return what ``tune.space`` says of a model; bounds and choices have the type of the setting in ``models.<name>``.
+
+    Raises
+    ------
+    ParamsError
+        If a setting is unknown, a bound or choice is none that ``models.<name>`` takes, or a range holds no two values.
+    """
+    section, here = getattr(params.models, name), f"tune.space.{name}"
+    space: dict[str, Range | list[Any]] = {}
+
+    def typed(key: str, value: Any) -> Any:
+        content = asdict(section) | {key: value}
+        try:
+            return getattr(msgspec.convert(content, type(section)), key)
+        except msgspec.ValidationError:  # once more, slower, for the message
+            return convert(content, type(section), source, ParamsError, here)
+
+    for key, given in getattr(params.tune.space, name).items():
+        where = f"{source}: {here}.{key}: found {given!r}"
+        if key not in section.__struct_fields__:
+            raise ParamsError(f"{source}: unknown key {f'{here}.{key}'!r}; allowed: {', '.join(section.__struct_fields__)}")
+        if isinstance(given, list):
+            if any(isinstance(value, (dict, list)) for value in given):
+                raise ParamsError(f"{where}; expected numbers or names as choices")
+            choices = [typed(key, value) for value in given]
+            if len(set(choices)) < max(2, len(choices)):
+                raise ParamsError(f"{where}; expected two different choices or more")
+            space[key] = choices
+        elif isinstance(given, dict):
+            bounds = convert(given, Range, source, ParamsError, f"{here}.{key}")
+            bounds = msgspec.structs.replace(bounds, low=typed(key, bounds.low), high=typed(key, bounds.high))
+            if problem := _range_problem(bounds):
+                raise ParamsError(f"{where}; expected {problem}")
+            space[key] = bounds
+        else:
+            raise ParamsError(f"{where}; expected {{low: …, high: …}} or a list of choices")
+    return space
+
+
+def _range_problem(bounds: Range) -> str | None:
+    low, high, step = bounds.low, bounds.high, bounds.step
+    if low >= high:
+        return "low below high"
+    if bounds.log and low <= 0:
+        return "low above 0 for a log scale"
+    if step is None:
+        return None
+    if bounds.log or step <= 0 or (isinstance(low, int) and not isinstance(step, int)):
+        return "a step above 0, whole if the setting is, and none on a log scale"
+    steps = (high - low) / step
+    return None if abs(steps - round(steps)) < 1e-9 else "a step that leads from low to high"

@@ -91,6 +91,11 @@ class Fitter:
         encoder = [("features", self.to_encoded)] if view == "encoded" else []
         return Pipeline([*self.to_values.steps, *encoder, ("model", classifier)])
 
+    def forget(self) -> None:
+        """Drop the fitted models and their scores, and keep the prepared rows: for those who fit hundreds."""
+        self._fitted.clear()
+        self._scored.clear()
+
     def _score(self, member: Member) -> np.ndarray:
         if member.key not in self._scored:
             p_good = self._fit(member).predict_proba(self.views[member.view])[:, 1]

@@ -50,6 +50,14 @@ def corrected_t_test(differences: Sequence[float] | np.ndarray, test_share: floa
     return PairedDifference(mean, error, float(2 * stdtr(n - 1, -abs(mean) / error)))
 
 
+def interval(found: PairedDifference, n_folds: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the confidence interval of a difference that `corrected_t_test` found over ``n_folds`` folds."""
+    from scipy.special import stdtrit
+
+    reach = float(stdtrit(n_folds - 1, (1 + confidence) / 2)) * found.standard_error
+    return found.mean - reach, found.mean + reach
+
+
 def leaderboard(results: Mapping[str, CrossValidation], metric: str, test_share: float) -> dict[str, Any]:
     """Rank models by their mean over the folds, and pick one.
 

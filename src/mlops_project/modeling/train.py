@@ -86,7 +86,7 @@ def train(
     weight = contract.row_weights(X) if contract.weight else None
     candidates = build_models(models, params, value_columns(preprocessor))
     folds = make_folds(outcome, params, groups)
-    _check_inner_folds(candidates, outcome, folds)
+    check_inner_folds(candidates, outcome, folds)
     # One thread: more cost at these sizes, and the order of summation would depend on their number.
     with threadpool_limits(limits=1):
         results = cross_validate(candidates, preprocessor, X, outcome, folds, params, weight, groups)
@@ -118,7 +118,8 @@ def train(
     return Training(model, results[picked], board, out_of_fold)
 
 
-def _check_inner_folds(models: dict[str, Model], y: np.ndarray, folds: list[Fold]) -> None:
+def check_inner_folds(models: dict[str, Model], y: np.ndarray, folds: list[Fold]) -> None:
+    """Raise DataError if a model makes more folds of its training rows than the smaller class has rows in ``folds``."""
     fewest = min(int(np.bincount(y[fold.train], minlength=2).min()) for fold in folds)
     for name, model in models.items():
         if (needed := max(member.inner_folds for member in model)) > fewest:
