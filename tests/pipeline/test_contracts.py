@@ -115,8 +115,9 @@ def recording(struct: msgspec.Struct, prefix: str, seen: set[str]):
             name = f"{prefix}.{key}".lstrip(".")
             if isinstance(value, msgspec.Struct):
                 return recording(value, name, seen)
-            # A model that the blend does not have is a section that params.yaml does not have.
-            if not (value is None and isinstance(struct, config.BlendParams)):
+            # A model that the blend does not have is a section that params.yaml does not have; a property is no key.
+            absent = value is None and isinstance(struct, config.BlendParams)
+            if not absent and key in struct.__struct_fields__:
                 seen.add(name)
             return value
 
