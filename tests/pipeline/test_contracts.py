@@ -144,7 +144,7 @@ CONFIGURATIONS = {
         {"prepare.split": "by_time", "prepare.date_column": "d"},
     ],
     "featurize": [{}, {"featurize.outliers": "iqr"}],
-    "train": [{}, {"prepare.split": "by_group", "prepare.group_column": "g"}, BEST],
+    "train": [{}, {"prepare.split": "by_group", "prepare.group_column": "g"}, BEST, {"train.calibration": "sigmoid"}],
     "evaluate": [{}],
 }
 
