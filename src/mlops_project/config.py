@@ -260,15 +260,20 @@ def check_params(content: dict[str, Any], source: str = "params") -> Params:
             raise ParamsError(
                 f"{source}: prepare.split is {split!r}, so prepare.{key} must name a column of the contract; found null"
             )
-    for problem in _model_problems(params):
+    for problem in _contradictions(params):
         raise ParamsError(f"{source}: {problem}")
     for name in SINGLE_MODELS:
         search_space(params, name, source)
     return params
 
 
-def _model_problems(params: Params) -> Iterable[str]:
+def _contradictions(params: Params) -> Iterable[str]:
     train, models = params.train, params.models
+    if params.evaluate.prior_default_rate is not None and train.imbalance != "none" and train.calibration == "none":
+        yield (
+            f"evaluate.prior_default_rate: found {params.evaluate.prior_default_rate:g}, but train.imbalance is {train.imbalance!r},"
+            " whose probabilities are not those of the sample; set train.calibration too"
+        )
     if twice := [name for name in train.candidates if train.candidates.count(name) > 1]:
         yield f"train.candidates: found {twice[0]!r} twice, expected each model once"
     if len(train.candidates) < 2:

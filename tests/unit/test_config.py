@@ -270,6 +270,13 @@ def test_a_candidate_without_settings_is_refused(content: dict[str, Any]) -> Non
     )
 
 
+def test_a_prior_needs_true_probabilities(content: dict[str, Any]) -> None:
+    balanced = changed(changed(content, "evaluate.prior_default_rate", put(0.05)), "train.imbalance", put("SMOTE"))
+    assert "evaluate.prior_default_rate: found 0.05, but train.imbalance is 'SMOTE'" in refusal(balanced)
+    check_params(changed(balanced, "train.calibration", put("sigmoid")))
+    check_params(changed(balanced, "train.imbalance", put("none")))
+
+
 def test_composite_models_hold_copies_of_the_settings(content: dict[str, Any]) -> None:
     """DVC sees only what stands in the section of the chosen model, and a copy that differs would be a trap."""
     models = content["models"]
