@@ -271,8 +271,8 @@ def _contradictions(params: Params) -> Iterable[str]:
     train, models = params.train, params.models
     if params.evaluate.prior_default_rate is not None and train.imbalance != "none" and train.calibration == "none":
         yield (
-            f"evaluate.prior_default_rate: found {params.evaluate.prior_default_rate:g}, but train.imbalance is {train.imbalance!r},"
-            " whose probabilities are not those of the sample; set train.calibration too"
+            f"evaluate.prior_default_rate: found {params.evaluate.prior_default_rate:g}, but train.imbalance is"
+            f" {train.imbalance!r}, whose probabilities are not those of the sample; set train.calibration too"
         )
     if twice := [name for name in train.candidates if train.candidates.count(name) > 1]:
         yield f"train.candidates: found {twice[0]!r} twice, expected each model once"
