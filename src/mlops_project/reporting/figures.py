@@ -1,0 +1,352 @@
+"""The figures of the report: drawn by matplotlib, as SVG elements to put into an HTML page.
+
+Text stays text. Colours become CSS variables of the page, so that a figure is readable on dark paper too.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mlops_project.modeling.fairness import FOUR_FIFTHS
+from mlops_project.reporting.results import number, percent, title
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from mlops_project.reporting.results import Results
+
+INK, MUTED, GRID, ACCENT, PAPER = "#1c1d1f", "#6d7075", "#dcdde0", "#14558f", "#fefefe"
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", ACCENT: "--accent", PAPER: "--paper"}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mlops-report",
+    "font.size": 9,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titlecolor": INK,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+WIDTH = 4.7  # inches: on a phone's width nine points are still readable
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+ET.register_namespace("", SVG)
+
+
+class Drawing(NamedTuple):
+    """A figure: its place in the page, what it shows in words, and the SVG element."""
+
+    name: str
+    title: str
+    description: str
+    svg: str
+
+
+def draw(name: str, heading: str, description: str, painter: Callable[[Any], None], height: float = 3.3, panels: int = 1) -> Drawing:
+    """Draw one figure. ``painter`` gets the axes, or an array of them if there are several panels."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        painter(figure.subplots(1, panels, sharey=panels > 1))
+        stream = io.BytesIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return Drawing(name, heading, description, _inline(stream.getvalue(), name, heading, description))
+
+
+def _inline(drawn: bytes, name: str, heading: str, description: str) -> str:
+    """Turn matplotlib's file into an element of an HTML page: ids of its own, a title, no fixed size, no addresses."""
+    root = ET.fromstring(drawn)  # noqa: S314 - matplotlib wrote it a line above
+    for part in (f"{{{SVG}}}metadata", f"{{{SVG}}}defs/{{{SVG}}}style/.."):
+        for child in root.findall(part):
+            root.remove(child)
+    text = ET.tostring(root, encoding="unicode")
+    used = {key for key in _ids(root) if f"#{key})" in text or f'"#{key}"' in text}
+    for element in root.iter():
+        if (key := element.attrib.pop("id", None)) in used:
+            element.set("id", f"{name}-{key}")
+        if reference := element.attrib.pop(f"{{{XLINK}}}href", None):
+            element.set("href", f"#{name}-{reference[1:]}")
+        for attribute, value in element.attrib.items():
+            element.set(attribute, value.replace("url(#", f"url(#{name}-"))
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-labelledby": f"{name}-title {name}-desc"}
+    for place, (tag, words) in enumerate((("title", heading), ("desc", description))):
+        element = ET.Element(f"{{{SVG}}}{tag}", id=f"{name}-{tag}")
+        element.text = words
+        root.insert(place, element)
+    # The page's font: what matplotlib measured with is wider, so nothing overlaps.
+    text = re.sub(r"font-family: [^;\"]*; ?", "", ET.tostring(root, encoding="unicode").replace(f' xmlns="{SVG}"', ""))
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return text
+
+
+def _ids(root: ET.Element) -> Iterable[str]:
+    return (key for element in root.iter() if (key := element.get("id")))
+
+
+def figures(results: Results) -> dict[str, Drawing]:
+    """Draw everything there is to draw, by name."""
+    drawn = [roc(results), precision_recall(results), scores(results), calibration(results), cost_curve(results)]
+    drawn += [importance(results)]
+    if len(results.board["models"]) > 1:
+        drawn.append(leaderboard(results))
+    if len(results.tables["fairness"]):
+        drawn += [approval_rates(results), disparity(results)]
+    return {drawing.name: drawing for drawing in drawn}
+
+
+def _percent_axis(axis: Any) -> None:
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+
+
+def _rows(ax: Axes, labels: Iterable[str]) -> np.ndarray:
+    """Label horizontal rows from the top; return their places."""
+    labels = [textwrap.fill(label, 26) for label in labels]
+    places = np.arange(len(labels))
+    ax.set_yticks(places, labels)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+    return places
+
+
+def roc(results: Results) -> Drawing:
+    table, found = results.tables["roc"], results.held_out
+    missed = 1 - found["recall_bad"]
+
+    def painter(ax: Axes) -> None:
+        ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle="--", label="chance")
+        ax.plot(table["fpr"], table["tpr"], color=ACCENT, label=f"model, area {number(found['roc_auc'])}")
+        ax.plot([missed], [found["recall"]], "o", color=ACCENT, markeredgecolor=PAPER, markersize=7, label="policy")
+        ax.set(xlabel="bad approved", ylabel="good approved", xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+        ax.legend(loc="lower right")
+        for axis in (ax.xaxis, ax.yaxis):
+            _percent_axis(axis)
+
+    words = (
+        f"Share of the good approved against share of the bad approved, for every threshold. The area is"
+        f" {number(found['roc_auc'])}; the policy approves {percent(found['recall'])} of the good and {percent(missed)} of the bad."
+    )
+    return draw("roc", "ROC curve", words, painter)
+
+
+def precision_recall(results: Results) -> Drawing:
+    table, found = results.tables["precision_recall"], results.held_out
+    good = found["good_approved"] + found["good_refused"]
+    share = good / (good + found["bad_approved"] + found["bad_refused"])
+
+    def painter(ax: Axes) -> None:
+        ax.axhline(share, color=MUTED, linewidth=0.8, linestyle="--", label="approving all")
+        label = f"model, average {number(found['average_precision'])}"
+        ax.plot(table["recall"], table["precision"], color=ACCENT, label=label)
+        if found["approval_rate"] > 0:
+            ax.plot(
+                [found["recall"]], [found["precision"]], "o", color=ACCENT, markeredgecolor=PAPER, markersize=7, label="policy"
+            )
+        low = min(share, table["precision"].min())
+        ax.set(xlabel="good approved", ylabel="good among the approved", xlim=(-0.01, 1.01), ylim=(max(low - 0.3, 0), 1.02))
+        ax.legend(loc="lower left")
+        for axis in (ax.xaxis, ax.yaxis):
+            _percent_axis(axis)
+
+    words = (
+        f"Share of good among the approved against share of the good approved. The average precision is"
+        f" {number(found['average_precision'])}; approving everybody gives {percent(share)}."
+    )
+    return draw("precision_recall", "Precision and recall", words, painter)
+
+
+def scores(results: Results) -> Drawing:
+    table, threshold = results.tables["scores"], results.held_out["threshold"]
+    middle = table["probability_of_default"].to_numpy()
+    width = float(middle[1] - middle[0])
+
+    def painter(ax: Axes) -> None:
+        ax.bar(middle, table["good"], width=width * 0.94, color=MUTED, alpha=0.45, linewidth=0, label="good")
+        edges = np.r_[middle - width / 2, middle[-1] + width / 2]
+        ax.stairs(table["bad"].to_numpy(), edges, color=ACCENT, linewidth=1.6, label="bad")
+        ax.axvline(threshold, color=INK, linewidth=0.8, linestyle="--", label=f"refused from {percent(threshold)} on")
+        ax.set(xlabel="probability of default", ylabel="share of its class", xlim=(0, 1))
+        ax.legend(loc="upper right")
+        for axis in (ax.xaxis, ax.yaxis):
+            _percent_axis(axis)
+
+    words = f"Distribution of the probability of default of the good and of the bad; refused from {percent(threshold)} on."
+    return draw("scores", "Score distribution", words, painter)
+
+
+def _views(results: Results) -> list[tuple[str, str]]:
+    """The endings of the columns to draw, and what to call them."""
+    return [("", "sample"), ("_at_prior", "at the prior")] if results.prior else [("", "held out")]
+
+
+def calibration(results: Results) -> Drawing:
+    table = results.tables["calibration"]
+    end, label = _views(results)[-1]
+    found = table[[f"{name}{end}" for name in ("predicted", "observed", "low", "high")]].dropna().to_numpy().T
+    predicted, observed, low, high = found
+
+    def painter(ax: Axes) -> None:
+        top = min(1.0, 1.05 * max(high.max(), predicted.max()))
+        ax.plot([0, top], [0, top], color=MUTED, linewidth=0.8, linestyle="--", label="as predicted")
+        spread = np.maximum([observed - low, high - observed], 0)
+        ax.errorbar(
+            predicted, observed, spread, fmt="o", color=ACCENT, markersize=5, elinewidth=1.1, label=f"{label}, 95 % interval"
+        )
+        ax.set(xlabel="predicted probability of default", ylabel="observed share of bad", xlim=(0, top), ylim=(-0.01 * top, top))
+        ax.legend(loc="upper left")
+        for axis in (ax.xaxis, ax.yaxis):
+            _percent_axis(axis)
+
+    error = (results.prior or results.held_out)["ece"]
+    words = (
+        f"Observed share of bad against predicted probability of default, {len(predicted)} bins of equal weight with Wilson's 95 %"
+        f" intervals. The calibration error is {number(error)}."
+    )
+    return draw("calibration", "Calibration", words, painter)
+
+
+def cost_curve(results: Results) -> Drawing:
+    table = results.tables["cost_curve"]
+    end, label = _views(results)[-1]
+    table = table[["threshold", f"expected_cost{end}"]].dropna()
+    cost = (results.prior or results.held_out)["expected_cost"]
+
+    def painter(ax: Axes) -> None:
+        ax.plot(table["threshold"], table[f"expected_cost{end}"], color=ACCENT, label=label)
+        ax.axvline(results.threshold, color=INK, linewidth=0.8, linestyle="--")
+        name = f"policy: {percent(results.threshold)}, cost {number(cost)}"
+        ax.plot([results.threshold], [cost], "o", color=ACCENT, markeredgecolor=PAPER, markersize=7, label=name)
+        ax.set(xlabel="refused from this probability of default on", ylabel="expected cost per applicant", xlim=(0, 1))
+        ax.set_ylim(0, 1.08 * table[f"expected_cost{end}"].max())
+        ax.legend(loc="lower right")
+        _percent_axis(ax.xaxis)
+
+    words = (
+        f"Expected cost per applicant against the threshold. The policy refuses from {percent(results.threshold)} on and costs"
+        f" {number(cost)}."
+    )
+    return draw("cost_curve", "Cost curve", words, painter)
+
+
+def importance(results: Results) -> Drawing:
+    table = results.tables["importance"].head(15)
+
+    def painter(ax: Axes) -> None:
+        places = _rows(ax, [results.column(name) for name in table["feature"]])
+        ax.barh(places, table["importance"], height=0.62, color=ACCENT, alpha=0.85, linewidth=0)
+        ax.errorbar(table["importance"], places, xerr=table["std"], fmt="none", ecolor=INK, elinewidth=0.9)
+        ax.axvline(0, color=MUTED, linewidth=0.8)
+        ax.set_xlabel("fall of ROC-AUC when shuffled, ± standard deviation")
+
+    first = table.iloc[0]
+    words = (
+        f"How much ROC-AUC falls when one column is shuffled. Most for {results.column(first['feature'])}:"
+        f" {number(first['importance'])}."
+    )
+    return draw("importance", "Feature importance", words, painter, height=0.8 + 0.3 * len(table))
+
+
+def leaderboard(results: Results) -> Drawing:
+    board = results.board
+    models = board["models"]
+    best = next(iter(models))
+
+    def painter(panels: np.ndarray) -> None:
+        left, right = panels
+        places = _rows(left, [name.replace("_", " ") for name in models])
+        right.grid(axis="y", visible=False)
+        right.tick_params(axis="y", length=0)
+        for place, (name, entry) in zip(places, models.items(), strict=True):
+            shape = {"fmt": "o", "markersize": 6 if name == board["picked"] else 4.5, "elinewidth": 1.2}
+            shape["color"] = ACCENT if name == board["picked"] else MUTED
+            left.errorbar(entry["mean"], place, xerr=entry["std"], **shape)
+            right.errorbar(entry["difference"], place, xerr=entry["standard_error"], **shape)
+            if name != best:
+                # Above its own row's mark: beside it there is no room.
+                right.text(entry["difference"], place - 0.2, f"p {entry['p_value']:.2f}", ha="center", va="bottom", fontsize=7.5)
+        right.axvline(0, color=INK, linewidth=0.8, linestyle="--")
+        left.set_title("mean ± standard deviation")
+        right.set_title("to the best ± std. error")
+        for ax in panels:
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+
+    words = (
+        f"Left: {title(board['metric'])} over the folds, mean and standard deviation. Right: paired difference to {best} with"
+        f" standard error and p-value. {board['picked']} is the pick."
+    )
+    return draw("leaderboard", "Leaderboard", words, painter, height=0.9 + 0.36 * len(models), panels=2)
+
+
+def _compared(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["rows"] > 0]
+
+
+def approval_rates(results: Results) -> Drawing:
+    table = _compared(results.tables["fairness"])
+    labels: list[str] = []
+    for name, groups in table.groupby("column", sort=False):
+        labels += [results.column(str(name)), *(f"{group}" for group in groups["group"])]
+
+    def painter(ax: Axes) -> None:
+        places = iter(_rows(ax, labels))
+        headings = []
+        for _, groups in table.groupby("column", sort=False):
+            headings.append(int(next(places)))
+            if headings[-1]:
+                ax.axhline(headings[-1] - 0.5, color=GRID, linewidth=0.8)
+            for rate, compared in zip(groups["approval_rate"], groups["compared"], strict=True):
+                place = next(places)
+                ax.plot([0, rate], [place, place], color=ACCENT if compared else MUTED, linewidth=1.1)
+                ax.plot(
+                    [rate], [place], "o", markersize=5, color=ACCENT if compared else MUTED, fillstyle="full" if compared else "none"
+                )
+        for place in headings:
+            ax.get_yticklabels()[place].set_fontweight("bold")
+        ax.set(xlabel="approval rate", xlim=(0, min(1, 1.15 * float(table["approval_rate"].max()) + 0.02)))
+        _percent_axis(ax.xaxis)
+
+    words = "Approval rate of each group of the protected columns. Hollow grey marks: groups too small to be compared."
+    return draw("approval_rates", "Approval rates of protected groups", words, painter, height=0.7 + 0.29 * len(labels))
+
+
+def disparity(results: Results) -> Drawing:
+    found = {name: entry for name, entry in results.held_out["fairness"].items() if entry["disparity_ratio"] is not None}
+
+    def painter(ax: Axes) -> None:
+        places = _rows(ax, [results.column(name) for name in found])
+        for place, entry in zip(places, found.values(), strict=True):
+            ratio = entry["disparity_ratio"]
+            spread = [[max(ratio - entry["low"], 0)], [max(entry["high"] - ratio, 0)]]
+            ax.errorbar(ratio, place, xerr=spread, fmt="o", color=ACCENT, markersize=6, elinewidth=1.3)
+        ax.axvline(FOUR_FIFTHS, color=INK, linewidth=1, linestyle="--", label="four fifths")
+        ax.axvline(1, color=MUTED, linewidth=0.8, label="equal")
+        top = max([1.0, *(entry["high"] for entry in found.values())])
+        ax.set(xlabel="lowest approval rate over the highest, with interval", xlim=(0, 1.05 * top))
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0), bbox_transform=ax.figure.transFigure, ncols=2)
+
+    ratios = ", ".join(f"{name} {number(entry['disparity_ratio'], 2)}" for name, entry in found.items())
+    words = f"Disparity ratios with their intervals; the four-fifths rule asks for 0.8: {ratios or 'nothing to compare'}."
+    return draw("disparity", "Disparity ratios", words, painter, height=1.3 + 0.42 * len(found))
