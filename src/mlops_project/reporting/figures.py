@@ -51,7 +51,7 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
-WIDTH = 4.7  # inches: on a phone's width nine points are still readable
+WIDTH = 4.4  # inches: on a phone's width nine points are still readable
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 ET.register_namespace("", SVG)
 
@@ -259,11 +259,11 @@ def importance(results: Results) -> Drawing:
         ax.barh(places, table["importance"], height=0.62, color=ACCENT, alpha=0.85, linewidth=0)
         ax.errorbar(table["importance"], places, xerr=table["std"], fmt="none", ecolor=INK, elinewidth=0.9)
         ax.axvline(0, color=MUTED, linewidth=0.8)
-        ax.set_xlabel("fall of ROC-AUC when shuffled, ± standard deviation")
+        ax.set_xlabel("fall of ROC-AUC when shuffled")
 
     first = table.iloc[0]
     words = (
-        f"How much ROC-AUC falls when one column is shuffled. Most for {results.column(first['feature'])}:"
+        f"How much ROC-AUC falls when one column is shuffled, with the standard deviation over the shuffles. Most for {results.column(first['feature'])}:"
         f" {number(first['importance'])}."
     )
     return draw("importance", "Feature importance", words, painter, height=0.8 + 0.3 * len(table))
@@ -344,7 +344,7 @@ def disparity(results: Results) -> Drawing:
         ax.axvline(FOUR_FIFTHS, color=INK, linewidth=1, linestyle="--", label="four fifths")
         ax.axvline(1, color=MUTED, linewidth=0.8, label="equal")
         top = max([1.0, *(entry["high"] for entry in found.values())])
-        ax.set(xlabel="lowest approval rate over the highest, with interval", xlim=(0, 1.05 * top))
+        ax.set(xlabel="lowest rate over the highest", xlim=(0, 1.05 * top))
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0), bbox_transform=ax.figure.transFigure, ncols=2)
 
     ratios = ", ".join(f"{name} {number(entry['disparity_ratio'], 2)}" for name, entry in found.items())

@@ -89,7 +89,7 @@ def report() -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals |= {"percent": percent, "number": number, "count": count, "title": title}
-    return environment.get_template("report.html.j2").render(
+    text = environment.get_template("report.html.j2").render(
         results=results,
         held_out=results.held_out,
         prior=results.prior,
@@ -99,6 +99,7 @@ def report() -> str:
         headlines=headlines(results),
         leaderboard=leaderboard(results),
         metrics=metrics(results),
+        bins=bins(results),
         at_prior=at_prior(results),
         confusion=confusion(results),
         strategies=strategies(results),
@@ -115,6 +116,8 @@ def report() -> str:
         params=settings(results),
         lineage=lineage(),
     )
+    # A sign of percent stays with its number.
+    return text.replace(" %", "\u00a0%")
 
 
 def headlines(results: Results) -> list[dict[str, str]]:
@@ -145,7 +148,7 @@ def leaderboard(results: Results) -> Table:
         for name, entry in board["models"].items()
     ]  # fmt: skip
     caption = f"Models by {title(board['metric'])} over the folds"
-    return Table(caption, ["model", "mean ± standard deviation", "difference to the best ± standard error", "p-value"], rows)
+    return Table(caption, ["model", "mean ± standard deviation", "difference to the best ± standard error", "p"], rows)
 
 
 def metrics(results: Results) -> Table:
@@ -199,6 +202,16 @@ def confusion(results: Results) -> Table:
     rows.append(["all", *(f"{count(n)} ({percent(n / sum(totals))})" for n in totals), count(sum(totals))])
     caption = f"Outcome and decision, refused from {percent(found['threshold'])} on"
     return Table(caption, ["outcome", "approved", "refused", "all"], rows)
+
+
+def bins(results: Results) -> Table:
+    end = "_at_prior" if results.prior else ""
+    table = results.tables["calibration"][[f"{name}{end}" for name in ("predicted", "observed", "low", "high", "rows")]].dropna()
+    rows = [
+        [percent(predicted), percent(observed), f"{100 * low:.1f} to {percent(high)}", count(n)]
+        for predicted, observed, low, high, n in table.itertuples(index=False)
+    ]
+    return Table("Probabilities of default, and what came of them", ["predicted", "observed", "95 % interval", "rows"], rows)
 
 
 def strategies(results: Results) -> Table:
@@ -308,7 +321,7 @@ def scorecard(results: Results) -> list[Table]:
             [
                 row["bin"],
                 number(row["rounded"], 0),
-                Bar(percent(row["bad_rate"]), 0 if absent(row["bad_rate"]) else row["bad_rate"] / full),
+                "–" if absent(row["bad_rate"]) else Bar(percent(row["bad_rate"]), row["bad_rate"] / full),
                 "–" if absent(row["rows"]) else count(row["rows"]),
             ]
             for row in bins.to_dict("records")
@@ -348,7 +361,7 @@ def examples(results: Results, model: RiskModel, policy: Policy) -> list[dict[st
             "probability": percent(probability),
             "score": number(score, 0),
             "outcome": "good" if row["y_true"] == 1 else "bad",
-            "reasons": [(results.column(reason.column), reason.text, number(reason.points, 0)) for reason in reasons],
+            "reasons": [(reason.text, reason.code) for reason in reasons],
         }
         for (applicant, row), probability, score, reasons in zip(
             riskiest.iterrows(), chance, model.score(X), model.reasons(X, top), strict=True

@@ -1,0 +1,146 @@
+"""The report in a real browser that has no network: everything is visible, nothing is fetched, nothing overflows."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
+    " --disable-sync --disable-dev-shm-usage --host-resolver-rules=MAP\u00a0*\u00a0~NOTFOUND"
+)
+SECTIONS = (
+    "glance", "model", "performance", "calibration", "policy", "uncertainty", "fairness", "stability", "drivers", "data", "lineage"
+)  # fmt: skip
+# What sticks out of the page, but for what scrolls inside a box of its own.
+STICKS_OUT = """
+return [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, nav') &&
+  (e.getBoundingClientRect().right > innerWidth + 1 || e.getBoundingClientRect().left < -1)).map(e => e.outerHTML.slice(0, 80))
+"""
+# Texts of a figure that lie over each other by more than a hair.
+OVERLAPS = """
+return [...document.querySelectorAll('figure svg')].flatMap(svg => {
+  const boxes = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
+  return boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([b, q]) =>
+    Math.min(p.right, q.right) - Math.max(p.left, q.left) > 1.5 &&
+    Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 1.5).map(([b]) => a + ' / ' + b));
+})
+"""
+# Texts of a figure that its box cuts off, and the smallest one's height in pixels.
+CUT_OFF = """
+return [...document.querySelectorAll('figure svg')].flatMap(svg => { const box = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].filter(t => { const r = t.getBoundingClientRect();
+    return r.left < box.left - 1 || r.right > box.right + 1 || r.top < box.top - 1 || r.bottom > box.bottom + 1; }).map(t => t.textContent) })
+"""
+SMALLEST_TEXT = "return Math.min(...[...document.querySelectorAll('figure svg text')].map(t => t.getBoundingClientRect().height))"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the working tree, whose outputs DVC has."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    subprocess.run([sys.executable, "-m", "dvc", "pull", "--quiet"], cwd=ROOT, check=False)
+    done = subprocess.run(
+        [Path(sys.executable).parent / "mlops-report", "--output", path], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    if not (shutil.which(BROWSER) and shutil.which(DRIVER)):
+        reason = f"{BROWSER} or {DRIVER} is absent; Debian: apt-get install chromium chromium-driver"
+        # A pipeline of checks must not lose this one without a word.
+        pytest.fail(reason, pytrace=False) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in FLAGS.split():
+        options.add_argument(flag.replace("\u00a0", " "))
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options=options, service=Service(DRIVER)) as driver:
+        driver.execute_cdp_cmd("Network.enable", {})
+        driver.execute_cdp_cmd(
+            "Network.emulateNetworkConditions", {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        )
+        yield driver
+
+
+def look(driver: webdriver.Chrome, page: Path, width: int, scheme: str = "light") -> None:
+    # A window cannot be as narrow as a phone, a device can.
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    )
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    driver.get(page.as_uri())
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report(browser, page, width, scheme):
+    browser.get_log("performance"), browser.get_log("browser")
+    look(browser, page, width, scheme)
+
+    assert browser.execute_script("return innerWidth") == width
+    for section in SECTIONS:
+        # Visible, high enough to hold something, and reachable from the table of contents.
+        assert browser.find_element("id", section).is_displayed(), section
+        assert browser.find_element("id", section).size["height"] > 80, section
+        assert browser.find_elements("css selector", f"nav a[href='#{section}']"), section
+    assert len(browser.find_elements("css selector", "main > section")) == len(SECTIONS)
+    drawn = browser.find_elements("css selector", "figure svg")
+    assert len(drawn) >= 8
+    assert all(svg.is_displayed() and svg.size["height"] > 90 for svg in drawn)
+
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.execute_script(STICKS_OUT) == []
+    assert browser.execute_script(OVERLAPS) == []
+    assert browser.execute_script(CUT_OFF) == []
+    assert browser.execute_script(SMALLEST_TEXT) > 8
+
+    # The table of contents stays in sight.
+    browser.execute_script("document.documentElement.style.scrollBehavior = 'auto'; scrollTo(0, 3000)")
+    assert browser.execute_script("return document.querySelector('nav').getBoundingClientRect().top") == 0
+
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    requested = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert [url for url in requested if not url.startswith("data:")] == [page.as_uri()]
+    assert [e for e in events if e["method"] == "Network.loadingFailed"] == []
+
+    folder = Path(os.environ.get("SCREENSHOTS", page.parent))
+    folder.mkdir(parents=True, exist_ok=True)
+    size = browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+    browser.execute_script("scrollTo(0, 0)")
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": int(size["height"]), "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    picture = folder / f"report-{width}-{scheme}.png"
+    browser.save_screenshot(str(picture))
+    assert picture.stat().st_size > 50_000
+
+
+@pytest.mark.integration
+def test_the_browser_would_notice_what_is_fetched(browser, page, tmp_path):
+    """The checks above can fail: a page that asks the network for a script is noticed."""
+    broken = tmp_path / "broken.html"
+    policy = "http-equiv=\"Content-Security-Policy\""
+    text = page.read_text(encoding="utf-8").replace(policy, "name=none")
+    broken.write_text(text.replace("</main>", '<script src="https://example.org/x.js"></script></main>'), encoding="utf-8")
+    browser.get_log("performance"), browser.get_log("browser")
+    look(browser, broken, 1200)
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    assert any(e["method"] == "Network.loadingFailed" for e in events)
+    assert browser.get_log("browser") != []
