@@ -19,7 +19,8 @@ FLAGS = (
     " --disable-sync --disable-dev-shm-usage --host-resolver-rules=MAP\u00a0*\u00a0~NOTFOUND"
 )
 SECTIONS = (
-    "glance", "model", "performance", "calibration", "policy", "uncertainty", "fairness", "stability", "drivers", "data", "lineage"
+    "glance", "model", "performance", "calibration", "policy", "uncertainty", "fairness", "stability", "drivers", "data",
+    "lineage",
 )  # fmt: skip
 # What sticks out of the page, but for what scrolls inside a box of its own.
 STICKS_OUT = """
@@ -39,7 +40,9 @@ return [...document.querySelectorAll('figure svg')].flatMap(svg => {
 CUT_OFF = """
 return [...document.querySelectorAll('figure svg')].flatMap(svg => { const box = svg.getBoundingClientRect();
   return [...svg.querySelectorAll('text')].filter(t => { const r = t.getBoundingClientRect();
-    return r.left < box.left - 1 || r.right > box.right + 1 || r.top < box.top - 1 || r.bottom > box.bottom + 1; }).map(t => t.textContent) })
+    return r.left < box.left - 1 || r.right > box.right + 1 || r.top < box.top - 1 || r.bottom > box.bottom + 1;
+  }).map(t => t.textContent);
+})
 """
 SMALLEST_TEXT = "return Math.min(...[...document.querySelectorAll('figure svg text')].map(t => t.getBoundingClientRect().height))"
 
@@ -136,7 +139,7 @@ def test_the_report(browser, page, width, scheme):
 def test_the_browser_would_notice_what_is_fetched(browser, page, tmp_path):
     """The checks above can fail: a page that asks the network for a script is noticed."""
     broken = tmp_path / "broken.html"
-    policy = "http-equiv=\"Content-Security-Policy\""
+    policy = 'http-equiv="Content-Security-Policy"'
     text = page.read_text(encoding="utf-8").replace(policy, "name=none")
     broken.write_text(text.replace("</main>", '<script src="https://example.org/x.js"></script></main>'), encoding="utf-8")
     browser.get_log("performance"), browser.get_log("browser")

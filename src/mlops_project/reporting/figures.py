@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID, ACCENT, PAPER = "#1c1d1f", "#6d7075", "#dcdde0", "#14558f", "#fefefe"
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", ACCENT: "--accent", PAPER: "--paper"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mlops-report",
     "font.size": 9,
@@ -65,11 +65,11 @@ class Drawing(NamedTuple):
     svg: str
 
 
-def draw(name: str, heading: str, description: str, painter: Callable[[Any], None], height: float = 3.3, panels: int = 1) -> Drawing:
-    """Draw one figure. ``painter`` gets the axes, or an array of them if there are several panels."""
+def draw(name: str, heading: str, description: str, painter: Callable[[Axes], None], height: float = 3.3) -> Drawing:
+    """Draw one figure: ``painter`` gets its axes."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        painter(figure.subplots(1, panels, sharey=panels > 1))
+        painter(figure.subplots())
         stream = io.BytesIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     return Drawing(name, heading, description, _inline(stream.getvalue(), name, heading, description))
@@ -111,9 +111,11 @@ def figures(results: Results) -> dict[str, Drawing]:
     drawn = [roc(results), precision_recall(results), scores(results), calibration(results), cost_curve(results)]
     drawn += [importance(results)]
     if len(results.board["models"]) > 1:
-        drawn.append(leaderboard(results))
+        drawn += [leaderboard(results), differences(results)]
     if len(results.tables["fairness"]):
-        drawn += [approval_rates(results), disparity(results)]
+        drawn.append(approval_rates(results))
+    if any(found["disparity_ratio"] is not None for found in results.held_out["fairness"].values()):
+        drawn.append(disparity(results))
     return {drawing.name: drawing for drawing in drawn}
 
 
@@ -132,39 +134,50 @@ def _rows(ax: Axes, labels: Iterable[str]) -> np.ndarray:
     return places
 
 
+def operating_point(results: Results) -> tuple[float, float]:
+    """Shares of the good and of the bad whom the policy approves; the prior moves the threshold, not these shares' meaning."""
+    found, prior = results.held_out, results.prior
+    if not prior:
+        return found["recall"], 1 - found["recall_bad"]
+    approved, bad, rate = prior["approval_rate"], prior["bad_rate_approved"], prior["default_rate"]
+    return approved * (1 - bad) / (1 - rate), approved * bad / rate
+
+
+def _mark_policy(ax: Axes, x: float, y: float) -> None:
+    ax.plot([x], [y], "o", color=ACCENT, markeredgecolor=PAPER, markersize=7, label="policy")
+
+
 def roc(results: Results) -> Drawing:
-    table, found = results.tables["roc"], results.held_out
-    missed = 1 - found["recall_bad"]
+    table, area = results.tables["roc"], number(results.held_out["roc_auc"])
+    good, bad = operating_point(results)
 
     def painter(ax: Axes) -> None:
         ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle="--", label="chance")
-        ax.plot(table["fpr"], table["tpr"], color=ACCENT, label=f"model, area {number(found['roc_auc'])}")
-        ax.plot([missed], [found["recall"]], "o", color=ACCENT, markeredgecolor=PAPER, markersize=7, label="policy")
+        ax.plot(table["fpr"], table["tpr"], color=ACCENT, label=f"model, area {area}")
+        _mark_policy(ax, bad, good)
         ax.set(xlabel="bad approved", ylabel="good approved", xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
         ax.legend(loc="lower right")
         for axis in (ax.xaxis, ax.yaxis):
             _percent_axis(axis)
 
     words = (
-        f"Share of the good approved against share of the bad approved, for every threshold. The area is"
-        f" {number(found['roc_auc'])}; the policy approves {percent(found['recall'])} of the good and {percent(missed)} of the bad."
+        f"Share of the good approved against share of the bad approved, for every threshold. The area is {area}; the policy"
+        f" approves {percent(good)} of the good and {percent(bad)} of the bad."
     )
     return draw("roc", "ROC curve", words, painter)
 
 
 def precision_recall(results: Results) -> Drawing:
     table, found = results.tables["precision_recall"], results.held_out
-    good = found["good_approved"] + found["good_refused"]
-    share = good / (good + found["bad_approved"] + found["bad_refused"])
+    all_good, all_bad = (found[f"{label}_approved"] + found[f"{label}_refused"] for label in ("good", "bad"))
+    share, average = all_good / (all_good + all_bad), number(found["average_precision"])
+    good, bad = operating_point(results)
 
     def painter(ax: Axes) -> None:
         ax.axhline(share, color=MUTED, linewidth=0.8, linestyle="--", label="approving all")
-        label = f"model, average {number(found['average_precision'])}"
-        ax.plot(table["recall"], table["precision"], color=ACCENT, label=label)
-        if found["approval_rate"] > 0:
-            ax.plot(
-                [found["recall"]], [found["precision"]], "o", color=ACCENT, markeredgecolor=PAPER, markersize=7, label="policy"
-            )
+        ax.plot(table["recall"], table["precision"], color=ACCENT, label=f"model, average {average}")
+        if good + bad > 0:
+            _mark_policy(ax, good, good * all_good / (good * all_good + bad * all_bad))
         low = min(share, table["precision"].min())
         ax.set(xlabel="good approved", ylabel="good among the approved", xlim=(-0.01, 1.01), ylim=(max(low - 0.3, 0), 1.02))
         ax.legend(loc="lower left")
@@ -172,8 +185,8 @@ def precision_recall(results: Results) -> Drawing:
             _percent_axis(axis)
 
     words = (
-        f"Share of good among the approved against share of the good approved. The average precision is"
-        f" {number(found['average_precision'])}; approving everybody gives {percent(share)}."
+        f"Share of good among the approved against share of the good approved, on the sample. The average precision is {average};"
+        f" approving everybody gives {percent(share)}."
     )
     return draw("precision_recall", "Precision and recall", words, painter)
 
@@ -182,6 +195,7 @@ def scores(results: Results) -> Drawing:
     table, threshold = results.tables["scores"], results.held_out["threshold"]
     middle = table["probability_of_default"].to_numpy()
     width = float(middle[1] - middle[0])
+    end = ", before the prior is applied" if results.prior else ""
 
     def painter(ax: Axes) -> None:
         ax.bar(middle, table["good"], width=width * 0.94, color=MUTED, alpha=0.45, linewidth=0, label="good")
@@ -193,7 +207,7 @@ def scores(results: Results) -> Drawing:
         for axis in (ax.xaxis, ax.yaxis):
             _percent_axis(axis)
 
-    words = f"Distribution of the probability of default of the good and of the bad; refused from {percent(threshold)} on."
+    words = f"Distribution of the probability of default of the good and of the bad; refused from {percent(threshold)} on{end}."
     return draw("scores", "Score distribution", words, painter)
 
 
@@ -222,7 +236,7 @@ def calibration(results: Results) -> Drawing:
 
     error = (results.prior or results.held_out)["ece"]
     words = (
-        f"Observed share of bad against predicted probability of default, {len(predicted)} bins of equal weight with Wilson's 95 %"
+        f"Observed share of bad against predicted probability of default, {len(predicted)} bins of equal weight, Wilson's 95 %"
         f" intervals. The calibration error is {number(error)}."
     )
     return draw("calibration", "Calibration", words, painter)
@@ -263,41 +277,49 @@ def importance(results: Results) -> Drawing:
 
     first = table.iloc[0]
     words = (
-        f"How much ROC-AUC falls when one column is shuffled, with the standard deviation over the shuffles. Most for {results.column(first['feature'])}:"
-        f" {number(first['importance'])}."
+        f"How much ROC-AUC falls when one column is shuffled, with the standard deviation over the shuffles. Most for"
+        f" {results.column(first['feature'])}: {number(first['importance'])}."
     )
     return draw("importance", "Feature importance", words, painter, height=0.8 + 0.3 * len(table))
 
 
+def _board_rows(results: Results, ax: Axes, value: str, spread: str) -> np.ndarray:
+    """Draw one row per model; return their places."""
+    places = _rows(ax, [name.replace("_", " ") for name in results.board["models"]])
+    for place, (name, entry) in zip(places, results.board["models"].items(), strict=True):
+        colour, size = (ACCENT, 6) if name == results.board["picked"] else (MUTED, 4.5)
+        ax.errorbar(entry[value], place, xerr=entry[spread], fmt="o", color=colour, markersize=size, elinewidth=1.2)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    return places
+
+
 def leaderboard(results: Results) -> Drawing:
     board = results.board
-    models = board["models"]
+    metric = title(board["metric"])
+
+    def painter(ax: Axes) -> None:
+        _board_rows(results, ax, "mean", "std")
+        ax.set_xlabel(f"{metric}, mean ± s.d.")
+
+    words = f"{metric} over the folds, mean and standard deviation. {board['picked'].replace('_', ' ').capitalize()} is the pick."
+    return draw("leaderboard", "Leaderboard", words, painter, height=0.8 + 0.3 * len(board["models"]))
+
+
+def differences(results: Results) -> Drawing:
+    models = results.board["models"]
     best = next(iter(models))
 
-    def painter(panels: np.ndarray) -> None:
-        left, right = panels
-        places = _rows(left, [name.replace("_", " ") for name in models])
-        right.grid(axis="y", visible=False)
-        right.tick_params(axis="y", length=0)
+    def painter(ax: Axes) -> None:
+        places = _board_rows(results, ax, "difference", "standard_error")
+        ax.axvline(0, color=INK, linewidth=0.8, linestyle="--")
+        # A column of its own on the right: beside the marks the texts would lie on each other.
         for place, (name, entry) in zip(places, models.items(), strict=True):
-            shape = {"fmt": "o", "markersize": 6 if name == board["picked"] else 4.5, "elinewidth": 1.2}
-            shape["color"] = ACCENT if name == board["picked"] else MUTED
-            left.errorbar(entry["mean"], place, xerr=entry["std"], **shape)
-            right.errorbar(entry["difference"], place, xerr=entry["standard_error"], **shape)
-            if name != best:
-                # Above its own row's mark: beside it there is no room.
-                right.text(entry["difference"], place - 0.2, f"p {entry['p_value']:.2f}", ha="center", va="bottom", fontsize=7.5)
-        right.axvline(0, color=INK, linewidth=0.8, linestyle="--")
-        left.set_title("mean ± standard deviation")
-        right.set_title("to the best ± std. error")
-        for ax in panels:
-            ax.xaxis.set_major_locator(MaxNLocator(4))
+            words = "best" if name == best else f"p {entry['p_value']:.2f}"
+            ax.annotate(words, (1.03, place), xycoords=("axes fraction", "data"), va="center", color=MUTED)
+        ax.set_xlabel("difference ± s.e.")
 
-    words = (
-        f"Left: {title(board['metric'])} over the folds, mean and standard deviation. Right: paired difference to {best} with"
-        f" standard error and p-value. {board['picked']} is the pick."
-    )
-    return draw("leaderboard", "Leaderboard", words, painter, height=0.9 + 0.36 * len(models), panels=2)
+    words = f"Paired difference to {best.replace('_', ' ')} over the same folds, with its standard error and p-value."
+    return draw("differences", "Difference to the best", words, painter, height=0.8 + 0.3 * len(models))
 
 
 def _compared(table: pd.DataFrame) -> pd.DataFrame:
@@ -321,7 +343,12 @@ def approval_rates(results: Results) -> Drawing:
                 place = next(places)
                 ax.plot([0, rate], [place, place], color=ACCENT if compared else MUTED, linewidth=1.1)
                 ax.plot(
-                    [rate], [place], "o", markersize=5, color=ACCENT if compared else MUTED, fillstyle="full" if compared else "none"
+                    [rate],
+                    [place],
+                    "o",
+                    markersize=5,
+                    color=ACCENT if compared else MUTED,
+                    fillstyle="full" if compared else "none",
                 )
         for place in headings:
             ax.get_yticklabels()[place].set_fontweight("bold")
@@ -348,5 +375,5 @@ def disparity(results: Results) -> Drawing:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0), bbox_transform=ax.figure.transFigure, ncols=2)
 
     ratios = ", ".join(f"{name} {number(entry['disparity_ratio'], 2)}" for name, entry in found.items())
-    words = f"Disparity ratios with their intervals; the four-fifths rule asks for 0.8: {ratios or 'nothing to compare'}."
+    words = f"Disparity ratios with their intervals; the four-fifths rule asks for {FOUR_FIFTHS:g}: {ratios}."
     return draw("disparity", "Disparity ratios", words, painter, height=1.3 + 0.42 * len(found))

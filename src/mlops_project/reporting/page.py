@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,9 +28,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import pandas as pd
+    from collections.abc import Sequence
 
     from mlops_project.modeling.model import RiskModel
 
@@ -75,12 +72,16 @@ def report() -> str:
     PipelineError
         If the pipeline has not run, or one of its files cannot be read.
     """
-    results, model = read_results(), load_model(MODELS / "best_model.joblib")
     path = MODELS / "policy.json"
     try:
         policy = Policy.from_json(path.read_text(encoding="utf-8"), str(path))
     except OSError:
         raise PipelineError(f"{path}: not found; run `dvc repro` first") from None
+    return render(read_results(), load_model(MODELS / "best_model.joblib"), policy)
+
+
+def render(results: Results, model: RiskModel, policy: Policy) -> str:
+    """Return the page for these results; rows and lineage are those of the working directory."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mlops_project.reporting"),
         autoescape=True,
@@ -201,6 +202,8 @@ def confusion(results: Results) -> Table:
     totals = [found[f"good_{decision}"] + found[f"bad_{decision}"] for decision in ("approved", "refused")]
     rows.append(["all", *(f"{count(n)} ({percent(n / sum(totals))})" for n in totals), count(sum(totals))])
     caption = f"Outcome and decision, refused from {percent(found['threshold'])} on"
+    if results.prior:
+        caption += ", before the prior is applied"
     return Table(caption, ["outcome", "approved", "refused", "all"], rows)
 
 
@@ -216,18 +219,18 @@ def bins(results: Results) -> Table:
 
 def strategies(results: Results) -> Table:
     end = "_at_prior" if results.prior else ""
-    table = results.tables["strategy"]
     names = [f"{name}{end}" for name in ("approval_rate", "bad_rate_approved", "bad_caught", "expected_cost", "chosen")]
+    # The thresholds of the sample's own policy are rows too.
+    table = results.tables["strategy"][["threshold", *names]].dropna(subset=[names[-1]])
     rows: list[list[str | Bar]] = [
         [
-            f"{percent(row.threshold)}{' (policy)' if chosen == 1 else ''}",
+            f"{percent(threshold)}{' (policy)' if chosen == 1 else ''}",
             Bar(percent(approved), approved),
             percent(bad),
             percent(caught),
             number(cost),
         ]
-        for row in table.dropna(subset=names).itertuples()
-        for approved, bad, caught, cost, chosen in [[getattr(row, name) for name in names]]
+        for threshold, approved, bad, caught, cost, chosen in table.to_numpy().tolist()
     ]
     head = ["refused from", "approved", "bad among the approved", "bad refused", "cost per applicant"]
     at = f", at a default rate of {percent(results.prior['default_rate'])}" if results.prior else ""
@@ -265,7 +268,13 @@ def groups(results: Results) -> Table:
     table = results.tables["fairness"]
     names = ("approval_rate", "bad_rate", "predicted_bad_rate", "false_refusal_rate", "missed_bad_rate")
     rows = [
-        [row["column"], row["group"], count(row["rows"]), *(percent(row[name]) for name in names), "yes" if row["compared"] else "no"]
+        [
+            row["column"],
+            row["group"],
+            count(row["rows"]),
+            *(percent(row[name]) for name in names),
+            "yes" if row["compared"] else "no",
+        ]
         for row in table.to_dict("records")
     ]
     head = ["column", "group", "rows", "approved", "bad", "bad, predicted", "good refused", "bad approved", "compared"]
@@ -331,7 +340,9 @@ def scorecard(results: Results) -> list[Table]:
             note = f"Information value {number(shapes.loc[name, 'iv'])}; {_shape(shapes.loc[name, 'bad_rate'])}."
             if not float(bins["coefficient"].iloc[0]) > 0:
                 note += " Left out of the card: its coefficient is 0."
-        tables.append(Table("Base" if name is None else results.column(name), ["bin", "points", "bad rate", "rows"], rows, note=note))
+        tables.append(
+            Table("Base" if name is None else results.column(name), ["bin", "points", "bad rate", "rows"], rows, note=note)
+        )
     return tables
 
 
@@ -373,7 +384,7 @@ def cells(results: Results) -> Table:
     read = results.prepare["rows"]["read"]
     columns = results.prepare["columns"]
     full = max((sum(found.values()) for found in columns.values()), default=0) or 1
-    rows = []
+    rows: list[list[str | Bar]] = []
     for name, found in columns.items():
         bad = sum(found.values())
         bar = Bar(f"{bad} ({percent(bad / read)})", bad / full)
@@ -384,7 +395,9 @@ def cells(results: Results) -> Table:
 
 def split(results: Results) -> Table:
     found = results.prepare["split"]
-    rows = [[title(name), count(value) if isinstance(value, int) else show(name, value)] for name, value in found.items()]
+    rows: list[list[str | Bar]] = [
+        [title(name), count(value) if isinstance(value, int) else show(name, value)] for name, value in found.items()
+    ]
     return Table("Split", ["what", "value"], rows)
 
 
@@ -419,7 +432,9 @@ def unrecorded() -> list[str] | None:
     present = read_yaml(PARAMS_FILE)
     for stage in stages:
         for name, value in stage.get("params", {}).get(str(PARAMS_FILE), {}).items():
-            now: Any = reduce(lambda section, key: (section or {}).get(key), name.split("."), present)
+            now: Any = present
+            for key in name.split("."):
+                now = now.get(key) if isinstance(now, dict) else None
             if now != value:
                 found.add(f"{PARAMS_FILE}: {name}")
     return sorted(found)

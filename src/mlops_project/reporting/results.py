@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = (
-    "calibration", "confusion", "cost_curve", "fairness", "importance", "precision_recall", "roc", "scores", "stability", "strategy"
+    "calibration", "cost_curve", "fairness", "importance", "precision_recall", "roc", "scores", "stability", "strategy"
 )  # fmt: skip
 NAMES = {
     "roc_auc": "ROC-AUC",
