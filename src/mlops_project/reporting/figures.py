@@ -314,7 +314,8 @@ def differences(results: Results) -> Drawing:
         ax.axvline(0, color=INK, linewidth=0.8, linestyle="--")
         # A column of its own on the right: beside the marks the texts would lie on each other.
         for place, (name, entry) in zip(places, models.items(), strict=True):
-            words = "best" if name == best else f"p {entry['p_value']:.2f}"
+            p = entry["p_value"]
+            words = "best" if name == best else "p < 0.01" if p < 0.01 else f"p {p:.2f}"
             ax.annotate(words, (1.03, place), xycoords=("axes fraction", "data"), va="center", color=MUTED)
         ax.set_xlabel("difference ± s.e.")
 

@@ -144,12 +144,16 @@ def leaderboard(results: Results) -> Table:
             f"{name} (picked)" if name == board["picked"] else name,
             f"{number(entry['mean'])} ± {number(entry['std'])}",
             *(("–", "–") if entry["rank"] == 1 else (
-                f"{number(entry['difference'], 4)} ± {number(entry['standard_error'], 4)}", number(entry["p_value"]))),
+                f"{number(entry['difference'], 4)} ± {number(entry['standard_error'], 4)}", _p_value(entry["p_value"]))),
         ]
         for name, entry in board["models"].items()
     ]  # fmt: skip
     caption = f"Models by {title(board['metric'])} over the folds"
     return Table(caption, ["model", "mean ± standard deviation", "difference to the best ± standard error", "p"], rows)
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else number(p)
 
 
 def metrics(results: Results) -> Table:

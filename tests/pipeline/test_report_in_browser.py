@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-ROOT = Path(__file__).resolve().parents[2]
 BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
@@ -48,18 +45,6 @@ SMALLEST_TEXT = "return Math.min(...[...document.querySelectorAll('figure svg te
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of the working tree, whose outputs DVC has."""
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    subprocess.run([sys.executable, "-m", "dvc", "pull", "--quiet"], cwd=ROOT, check=False)
-    done = subprocess.run(
-        [Path(sys.executable).parent / "mlops-report", "--output", path], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return path
-
-
-@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     if not (shutil.which(BROWSER) and shutil.which(DRIVER)):
         reason = f"{BROWSER} or {DRIVER} is absent; Debian: apt-get install chromium chromium-driver"
@@ -89,9 +74,11 @@ def look(driver: webdriver.Chrome, page: Path, width: int, scheme: str = "light"
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("width", [400, 1200])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_report(browser, page, width, scheme):
+@pytest.mark.parametrize(("name", "width", "scheme"), [
+    ("default", 400, "light"), ("default", 1200, "dark"), ("other", 400, "dark"), ("other", 1200, "light"),
+])  # fmt: skip
+def test_all_is_visible_and_nothing_is_fetched(browser, reports, name, width, scheme):
+    page = reports[name]
     browser.get_log("performance"), browser.get_log("browser")
     look(browser, page, width, scheme)
 
@@ -130,14 +117,15 @@ def test_the_report(browser, page, width, scheme):
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": int(size["height"]), "deviceScaleFactor": 1, "mobile": width < 600},
     )
-    picture = folder / f"report-{width}-{scheme}.png"
+    picture = folder / f"{name}-{width}-{scheme}.png"
     browser.save_screenshot(str(picture))
     assert picture.stat().st_size > 50_000
 
 
 @pytest.mark.integration
-def test_the_browser_would_notice_what_is_fetched(browser, page, tmp_path):
+def test_what_is_fetched_would_be_noticed(browser, reports, tmp_path):
     """The checks above can fail: a page that asks the network for a script is noticed."""
+    page = reports["default"]
     broken = tmp_path / "broken.html"
     policy = 'http-equiv="Content-Security-Policy"'
     text = page.read_text(encoding="utf-8").replace(policy, "name=none")
