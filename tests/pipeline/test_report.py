@@ -238,6 +238,20 @@ def test_without_protected_columns(other):
     assert "nothing was compared" in model_card(results)
 
 
+def test_texts_of_the_contract_are_texts(other):
+    """No markup, no formula: names and groups are what the team wrote."""
+    results = read_results()
+    odd = "<b>$100 & $200</b> | {x}"
+    fairness = results.tables["fairness"].assign(group=odd, label=odd)
+    results = results._replace(tables=results.tables | {"fairness": fairness})
+    policy = Policy.from_json(Path("models/policy.json").read_text(encoding="utf-8"))
+    text = reporting.render(results, load_model("models/best_model.joblib"), policy)
+    assert set(Page(text).table("Groups of the protected columns")["group"]) == {odd}
+    assert "<b>$100" not in text
+    assert "$100 &amp; $200" in figures(results)["approval_rates"].svg
+    assert "<b>$100 & $200</b> \\| {x}" in model_card(results)
+
+
 def test_the_card_of_another_model(other):
     results = read_results()
     card = model_card(results)

@@ -123,6 +123,17 @@ def test_all_is_visible_and_nothing_is_fetched(browser, reports, name, width, sc
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("name", ["default", "other"])
+def test_it_fits_on_printed_paper(browser, reports, name):
+    look(browser, reports[name], 680)  # A4 without its margins
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    # A table that had to be scrolled would be cut off.
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 680
+    assert not browser.find_element("tag name", "nav").is_displayed()
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+@pytest.mark.integration
 def test_what_is_fetched_would_be_noticed(browser, reports, tmp_path):
     """The checks above can fail: a page that asks the network for a script is noticed."""
     page = reports["default"]

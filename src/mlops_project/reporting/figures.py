@@ -22,7 +22,6 @@ from mlops_project.reporting.results import number, percent, title
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from mlops_project.reporting.results import Results
@@ -32,6 +31,8 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", ACCENT: "--accent",
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mlops-report",
+    # A group may be called "$100 to $200".
+    "text.parse_math": False,
     "font.size": 9,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
@@ -230,7 +231,7 @@ def calibration(results: Results) -> Drawing:
             predicted, observed, spread, fmt="o", color=ACCENT, markersize=5, elinewidth=1.1, label=f"{label}, 95 % interval"
         )
         ax.set(xlabel="predicted probability of default", ylabel="observed share of bad", xlim=(0, top), ylim=(-0.01 * top, top))
-        ax.legend(loc="upper left")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
         for axis in (ax.xaxis, ax.yaxis):
             _percent_axis(axis)
 
@@ -323,41 +324,29 @@ def differences(results: Results) -> Drawing:
     return draw("differences", "Difference to the best", words, painter, height=0.8 + 0.3 * len(models))
 
 
-def _compared(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["rows"] > 0]
-
-
 def approval_rates(results: Results) -> Drawing:
-    table = _compared(results.tables["fairness"])
-    labels: list[str] = []
-    for name, groups in table.groupby("column", sort=False):
-        labels += [results.column(str(name)), *(f"{group}" for group in groups["group"])]
+    table = results.tables["fairness"].query("rows > 0")
+    by_column = [(str(name), groups) for name, groups in table.groupby("column", sort=False)]
+    # A heading, then its groups: (label, rate, compared), without a rate for the heading.
+    rows: list[tuple[str, float | None, int]] = []
+    for name, groups in by_column:
+        rows.append((results.column(name), None, 0))
+        rows += groups[["group", "approval_rate", "compared"]].itertuples(index=False, name=None)
 
     def painter(ax: Axes) -> None:
-        places = iter(_rows(ax, labels))
-        headings = []
-        for _, groups in table.groupby("column", sort=False):
-            headings.append(int(next(places)))
-            if headings[-1]:
-                ax.axhline(headings[-1] - 0.5, color=GRID, linewidth=0.8)
-            for rate, compared in zip(groups["approval_rate"], groups["compared"], strict=True):
-                place = next(places)
-                ax.plot([0, rate], [place, place], color=ACCENT if compared else MUTED, linewidth=1.1)
-                ax.plot(
-                    [rate],
-                    [place],
-                    "o",
-                    markersize=5,
-                    color=ACCENT if compared else MUTED,
-                    fillstyle="full" if compared else "none",
-                )
-        for place in headings:
-            ax.get_yticklabels()[place].set_fontweight("bold")
+        for place, (_, rate, compared) in zip(_rows(ax, [str(label) for label, *_ in rows]), rows, strict=True):
+            if rate is None:
+                ax.get_yticklabels()[place].set_fontweight("bold")
+                ax.axhline(place - 0.5, color=GRID, linewidth=0.8)
+                continue
+            colour, fill = (ACCENT, ACCENT) if compared else (MUTED, PAPER)
+            ax.plot([0, rate], [place, place], color=colour, linewidth=1.1)
+            ax.plot([rate], [place], "o", markersize=5, color=colour, markerfacecolor=fill, clip_on=False)
         ax.set(xlabel="approval rate", xlim=(0, min(1, 1.15 * float(table["approval_rate"].max()) + 0.02)))
         _percent_axis(ax.xaxis)
 
-    words = "Approval rate of each group of the protected columns. Hollow grey marks: groups too small to be compared."
-    return draw("approval_rates", "Approval rates of protected groups", words, painter, height=0.7 + 0.29 * len(labels))
+    words = "Approval rate of each group of the protected columns. Hollow grey marks are not compared: too few rows, or missing."
+    return draw("approval_rates", "Approval rates of protected groups", words, painter, height=0.7 + 0.29 * len(rows))
 
 
 def disparity(results: Results) -> Drawing:
