@@ -362,7 +362,7 @@ def disparity(results: Results) -> Drawing:
         ax.axvline(1, color=MUTED, linewidth=0.8, label="equal")
         top = max([1.0, *(entry["high"] for entry in found.values())])
         ax.set(xlabel="lowest rate over the highest", xlim=(0, 1.05 * top))
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0), bbox_transform=ax.figure.transFigure, ncols=2)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
 
     ratios = ", ".join(f"{name} {number(entry['disparity_ratio'], 2)}" for name, entry in found.items())
     words = f"Disparity ratios with their intervals; the four-fifths rule asks for {FOUR_FIFTHS:g}: {ratios}."
