@@ -14,6 +14,7 @@ from mlops_project.cli import report
 from mlops_project.files import read_yaml
 from mlops_project.modeling.model import load_model
 from mlops_project.modeling.policy import Policy
+from mlops_project.reporting import lineage
 from mlops_project.reporting import page as reporting
 from mlops_project.reporting.card import model_card
 from mlops_project.reporting.figures import figures
@@ -208,21 +209,21 @@ def test_what_dvc_did_not_record_is_said(other, clone):
     try:
         clone.edit("params.yaml", "  importance_repeats: 5", "  importance_repeats: 6")
         clone.edit("metrics/evaluate.json", '"roc_auc": 0.', '"roc_auc": 0.9')
-        assert reporting.unrecorded() == ["metrics/evaluate.json", "params.yaml: evaluate"]
+        assert lineage.unrecorded() == ["metrics/evaluate.json", "params.yaml: evaluate"]
         assert "These are not the recorded figures: 2" in reporting.report()
     finally:
         Path("params.yaml").write_text(before, encoding="utf-8")
         Path("metrics/evaluate.json").write_text(metrics, encoding="utf-8")
-    assert reporting.unrecorded() == []
+    assert lineage.unrecorded() == []
 
 
 def test_outside_git_and_dvc(other, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert reporting.lineage() == (None, None, [], None)
+    assert lineage.lineage() == (None, None, [], None)
     # Nor is Git needed to be there.
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert reporting.lineage() == (None, None, [], None)
+    assert lineage.lineage() == (None, None, [], None)
 
 
 def test_without_protected_columns(other):
