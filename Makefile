@@ -26,8 +26,9 @@ init: $(VENV)/core.done ## Make .venv with the pinned core and the console comma
 requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pyproject.toml and requirements/*.in
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) pyproject.toml requirements/build.in -o requirements/core.txt
-	$(COMPILE) -c requirements/core.txt requirements/tuning.in -o requirements/tuning.txt
-	$(COMPILE) -c requirements/core.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
+	$(BIN)/python scripts/extra.py report | $(COMPILE) -c requirements/core.txt - -o requirements/report.txt
+	$(BIN)/python scripts/extra.py tuning | $(COMPILE) -c requirements/core.txt - -o requirements/tuning.txt
+	$(COMPILE) -c requirements/core.txt -c requirements/report.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
 
 # The folder's own path is part of the environment: a copied or moved checkout sets up anew.
 $(shell [ "$$(cat $(VENV)/home 2>/dev/null)" = "$(CURDIR)" ] || rm -f $(VENV)/home $(VENV)/*.done)
@@ -41,20 +42,20 @@ $(VENV)/core.done: $(VENV)/home requirements/core.txt requirements/uv.txt pyproj
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
-$(VENV)/dev.done: $(VENV)/core.done requirements/dev.txt
-	@sh scripts/install.sh $(BIN)/python requirements/dev.txt
-	@touch $@
-
-$(VENV)/tuning.done: $(VENV)/core.done requirements/tuning.txt
-	@sh scripts/install.sh $(BIN)/python requirements/tuning.txt
+# What a command needs on top of the core: dev, report, tuning.
+$(VENV)/%.done: $(VENV)/core.done requirements/%.txt
+	@sh scripts/install.sh $(BIN)/python requirements/$*.txt
 	@touch $@
 
 ## The pipeline
-.PHONY: pipeline figures restore pull push embed
+.PHONY: pipeline report figures restore pull push embed
 pipeline: init ## Run what changed, reuse the rest, print the metrics (FORCE=1 runs it all afresh)
 	@$(BIN)/python scripts/reproduce.py $(if $(FORCE),--force)
 
-figures: init ## Write the figures of metrics/ into README.md
+report: $(VENV)/report.done ## Write reports/report.html, one page with all of metrics/, after `make pipeline`
+	@$(BIN)/mlops-report
+
+figures: init ## Write the figures of metrics/ into README.md and docs/model-card.md
 	@$(BIN)/python scripts/figures.py
 
 restore: init ## After a failed run: bring back the last committed state of metrics, lock and outputs

@@ -1,10 +1,15 @@
-"""Write the figures of metrics/ into README.md, between its two markers (`make figures`)."""
+"""Write the figures of metrics/ into README.md, between its two markers, and the model card (`make figures`)."""
 
 import re
 import sys
 from pathlib import Path
 
+from mlops_project.errors import PipelineError
+from mlops_project.reporting.card import model_card
+from mlops_project.reporting.results import read_results
 from reproduce import metrics_table
+
+CARD = Path("docs/model-card.md")
 
 BLOCK = re.compile(r"(<!-- figures: make figures -->\n```text\n)[^`]*(```\n)", re.DOTALL)
 
@@ -18,6 +23,15 @@ def with_figures(readme: str) -> str:
     return text
 
 
+def main() -> None:
+    try:
+        card = model_card(read_results())
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
+    readme = Path("README.md")
+    for path, text in ((readme, with_figures(readme.read_text(encoding="utf-8"))), (CARD, card)):
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+
 if __name__ == "__main__":
-    path = Path("README.md")
-    path.write_text(with_figures(path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+    main()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONTRACT_FILE = "data/schema.yaml"
+REPORT_FILE = "reports/report.html"
 
 
 def _parser(description: str, examples: str) -> argparse.ArgumentParser:
@@ -183,3 +184,24 @@ def _tuning_lines(report: dict[str, Any]) -> list[str]:
     lines.append(f"  {report['metric']:<18}{report['search']['current']:>12.4f}{report['search']['best']:>12.4f}")
     lines += [f"  {key:<18}{current[key]!s:>12}{values[key]!s:>12}" for key in values]
     return [*lines, report["verdict"]]
+
+
+def report(argv: list[str] | None = None) -> int:
+    """`mlops-report`: write one HTML page with all that the pipeline wrote."""
+    parser = _parser(
+        "Write the figures, plots and lineage of the last `dvc repro` as one HTML page, to be read without a network.",
+        "  mlops-report\n  mlops-report --output /tmp/report.html\n\nrun it in the folder that holds dvc.yaml",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", default=REPORT_FILE, help="where to write it (default: %(default)s)")
+    args = parser.parse_args(argv)
+
+    def _report() -> None:
+        from mlops_project.files import atomic_path
+        from mlops_project.reporting.page import report as page
+
+        text = page()
+        with atomic_path(args.output) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+        print(f"{args.output}: written; open it in a browser")
+
+    return _run(_report, verbose=args.verbose)

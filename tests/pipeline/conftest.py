@@ -11,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("prepare", "featurize", "train", "evaluate")
+PARAMS_LINES = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
+# By the clone's own code, whatever is installed.
+REPORT = (sys.executable, "-c", "import sys; sys.path.insert(0, 'src'); from mlops_project.cli import report; sys.exit(report())")
 ENV = {
     **{key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))},
     # The stages' `python` must be the one that runs the tests.
@@ -83,3 +86,18 @@ def outcomes(printed: str) -> dict[str, str]:
 def clone(tmp_path_factory) -> Clone:
     # A space in the path: everything must work there too.
     return Clone(tmp_path_factory.mktemp("a clone"))
+
+
+@pytest.fixture(scope="module")
+def reports(clone: Clone) -> dict[str, Path]:
+    """The page of the committed state, and that of another model with a prior; the clone is left in the latter state."""
+    clone.repro("--pull")
+    clone.run(*REPORT, "--output", "default.html")
+    clone.edit("params.yaml", "  model: scorecard", "  model: best")
+    candidates = "  candidates: [logistic_regression, decision_tree, random_forest, xgboost]"
+    clone.edit("params.yaml", next(line for line in PARAMS_LINES if line.startswith("  candidates:")), candidates)
+    clone.edit("params.yaml", "  n_repeats: 3", "  n_repeats: 1")
+    clone.edit("params.yaml", "  prior_default_rate: null", "  prior_default_rate: 0.05")
+    clone.repro()
+    clone.run(*REPORT, "--output", "other.html")
+    return {name: clone.path / f"{name}.html" for name in ("default", "other")}
