@@ -75,11 +75,14 @@ embed: init ## For a release: write the remote in Git (.dvc/store) afresh from t
 	$(DVC) push --remote embedded
 
 ## Beside the pipeline
-.PHONY: tune
+.PHONY: tune experiments
 tune: $(VENV)/tuning.done ## Search hyper-parameters, and say what that gains (MODEL=xgboost TRIALS=50 WRITE=always)
 	@# The rows as params.yaml has them now; no stage beyond.
 	@$(DVC) repro --quiet --pull prepare
 	@$(BIN)/mlops-tune $(if $(MODEL),--model $(MODEL)) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WRITE),--write $(WRITE))
+
+experiments: init ## Run the experiments of experiments.yaml and compare them with the params as they are (ONLY=NAME JOBS=1)
+	@$(BIN)/python scripts/experiment_pipeline.py $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs $(JOBS))
 
 ## Contributing
 .PHONY: test test-integration test-cov lint check format benchmark clean
