@@ -49,6 +49,10 @@ class Clone:
         assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
 
+    def start(self, *command: str, env: dict[str, str]) -> subprocess.Popen:
+        """Start a command that a test interrupts; what it prints is dropped."""
+        return subprocess.Popen(command, cwd=self.path, env=ENV | env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     def git(self, *arguments: str) -> str:
         return self.run("git", *arguments).stdout
 
