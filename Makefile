@@ -50,7 +50,7 @@ $(VENV)/tuning.done: $(VENV)/core.done requirements/tuning.txt
 	@touch $@
 
 ## The pipeline
-.PHONY: pipeline figures restore pull push embed
+.PHONY: pipeline figures restore resolve pull push embed
 pipeline: init ## Run what changed, reuse the rest, print the metrics (FORCE=1 runs it all afresh)
 	@$(BIN)/python scripts/reproduce.py $(if $(FORCE),--force)
 
@@ -61,6 +61,9 @@ restore: init ## After a failed run: bring back the last committed state of metr
 	git checkout -- dvc.lock metrics
 	@# Stages only: a raw file that was put in place stays.
 	$(DVC) checkout --force prepare featurize train evaluate
+
+resolve: init ## After a merge: make dvc.lock, metrics/ and README's figures anew from the merged params and code
+	@$(BIN)/python scripts/resolve.py
 
 pull: init ## Fetch data and models from the DVC remote
 	$(DVC) pull
