@@ -50,7 +50,7 @@ $(VENV)/tuning.done: $(VENV)/core.done requirements/tuning.txt
 	@touch $@
 
 ## The pipeline
-.PHONY: pipeline figures restore resolve pull push embed
+.PHONY: pipeline figures restore resolve doctor pull push embed
 pipeline: init ## Run what changed, reuse the rest, print the metrics (FORCE=1 runs it all afresh)
 	@$(BIN)/python scripts/reproduce.py $(if $(FORCE),--force)
 
@@ -64,6 +64,9 @@ restore: init ## After a failed run: bring back the last committed state of metr
 
 resolve: init ## After a merge: make dvc.lock, metrics/ and README's figures anew from the merged params and code
 	@$(BIN)/python scripts/resolve.py
+
+doctor: init ## Diagnose environment, branch, experiments, locks, data and remotes (FIX=1 mends what is safe)
+	@TYPED_PATH="$(SYSTEM_PATH)" $(BIN)/python scripts/doctor.py $(if $(FIX),--fix)
 
 pull: init ## Fetch data and models from the DVC remote
 	$(DVC) pull

@@ -50,8 +50,9 @@ class Clone:
         return done
 
     def start(self, *command: str, env: dict[str, str]) -> subprocess.Popen:
-        """Start a command that a test interrupts; what it prints is dropped."""
-        return subprocess.Popen(command, cwd=self.path, env=ENV | env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        """Start a command that a test kills, with a process group of its own; what it prints is dropped."""
+        nowhere = subprocess.DEVNULL
+        return subprocess.Popen(command, cwd=self.path, env=ENV | env, stdout=nowhere, stderr=nowhere, start_new_session=True)
 
     def git(self, *arguments: str) -> str:
         return self.run("git", *arguments).stdout
