@@ -140,7 +140,10 @@ class Clone:
     def baseline(self) -> Outcome:
         """Reproduce the params as they are: nothing runs if dvc.lock is up to date."""
         start, log = time.monotonic(), self.run.results / "baseline.log"
-        self.run.dvc("checkout", "--quiet", folder=self.folder, log=log)
+        if self.run.dvc("checkout", "--quiet", folder=self.folder, log=log)[0]:
+            # What no remote has is reproduced, or missed with DVC's own words.
+            self.run.dvc("fetch", "--quiet", folder=Path.cwd(), log=log)
+            self.run.dvc("checkout", "--quiet", folder=self.folder, log=log)
         code, printed = self.run.dvc("repro", folder=self.folder, log=log)
         return self._outcome(code, printed, start, log)
 
@@ -191,11 +194,12 @@ def share_cache(folder: Path) -> None:
     """Give a clone this workspace's local DVC configuration and its cache."""
     from dvc.config import Config
 
-    local = Config(str(Path(".dvc").absolute())).load_one("local")  # with relative paths resolved
-    cache = subprocess.run([*DVC, "cache", "dir"], env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout.strip()
+    workspace = Config(str(Path(".dvc").absolute()))
+    cache = Path(workspace["cache"].get("dir") or ".dvc/cache").absolute()
+    local = workspace.load_one("local")  # with relative paths resolved
     with Config(str(folder / ".dvc")).edit("local") as config:
         config.update(local)
-        config["cache"] = {**local.get("cache", {}), "dir": str(Path(cache).absolute())}
+        config["cache"] = {**local.get("cache", {}), "dir": str(cache)}
 
 
 def reason(printed: str) -> str:
@@ -250,8 +254,6 @@ def work(experiments: list[Experiment], jobs: int) -> int:
     check_workspace()
     results = RESULTS / f"run_{time.strftime('%Y%m%d_%H%M%S')}"
     results.mkdir(parents=True, exist_ok=True)
-    # What the lock names may be with a remote only. What is in none is reproduced, or missed with DVC's own words.
-    subprocess.run([*DVC, "fetch", "--quiet"], env=ENVIRONMENT, capture_output=True, check=False)
     with temporary_folder() as (folder, lock):
         run = Run(folder, lock, results, params)
         try:
