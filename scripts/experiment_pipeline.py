@@ -365,10 +365,9 @@ def comparison_table(
     yield from (f"{titles[name]:<{width}}  FAILED: {found.error}" for name, found in outcomes.items() if found.error)
     if baseline.error:
         yield f"{own:<{width}}  FAILED: {baseline.error}"
-    yield (
-        "difference: to the baseline over the same folds, with the corrected resampled t-test; p: adjusted for"
-        f" {len(compared)} comparisons (Holm)"
-    )
+    if paired := sum(found.difference is not None for found in compared.values()):
+        test = "corrected resampled t-test"
+        yield f"difference: to the baseline, over the same folds ({test}); p: adjusted for {paired} comparisons (Holm)"
 
 
 def main(argv: list[str] | None = None) -> int:
