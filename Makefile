@@ -48,7 +48,7 @@ $(VENV)/%.done: $(VENV)/core.done requirements/%.txt
 	@touch $@
 
 ## The pipeline
-.PHONY: pipeline report figures restore pull push embed
+.PHONY: pipeline report figures restore pull push embed resolve doctor
 pipeline: init ## Run what changed, reuse the rest, print the metrics (FORCE=1 runs it all afresh)
 	@$(BIN)/python scripts/reproduce.py $(if $(FORCE),--force)
 
@@ -63,6 +63,12 @@ restore: init ## After a failed run: bring back the last committed state of metr
 	@# Stages only: a raw file that was put in place stays.
 	$(DVC) checkout --force prepare featurize train evaluate
 
+resolve: init ## After a merge: make dvc.lock, metrics/ and README's figures anew from the merged params and code
+	@$(BIN)/python scripts/resolve.py
+
+doctor: init ## Diagnose environment, branch, experiments, locks, data and remotes (FIX=1 mends what is safe)
+	@TYPED_PATH="$(SYSTEM_PATH)" $(BIN)/python scripts/doctor.py $(if $(FIX),--fix)
+
 pull: init ## Fetch data and models from the DVC remote
 	$(DVC) pull
 
@@ -76,11 +82,14 @@ embed: init ## For a release: write the remote in Git (.dvc/store) afresh from t
 	$(DVC) push --remote embedded
 
 ## Beside the pipeline
-.PHONY: tune
+.PHONY: tune experiments
 tune: $(VENV)/tuning.done ## Search hyper-parameters, and say what that gains (MODEL=xgboost TRIALS=50 WRITE=always)
 	@# The rows as params.yaml has them now; no stage beyond.
 	@$(DVC) repro --quiet --pull prepare
 	@$(BIN)/mlops-tune $(if $(MODEL),--model $(MODEL)) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WRITE),--write $(WRITE))
+
+experiments: init ## Run the experiments of experiments.yaml and compare them with the params as they are (ONLY=NAME JOBS=1)
+	@$(BIN)/python scripts/experiment_pipeline.py $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs $(JOBS))
 
 ## Contributing
 .PHONY: test test-integration test-cov lint check format benchmark clean

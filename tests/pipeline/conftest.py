@@ -52,6 +52,11 @@ class Clone:
         assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
 
+    def start(self, *command: str, env: dict[str, str]) -> subprocess.Popen:
+        """Start a command that a test kills, with a process group of its own; what it prints is dropped."""
+        nowhere = subprocess.DEVNULL
+        return subprocess.Popen(command, cwd=self.path, env=ENV | env, stdout=nowhere, stderr=nowhere, start_new_session=True)
+
     def git(self, *arguments: str) -> str:
         return self.run("git", *arguments).stdout
 
