@@ -33,6 +33,7 @@ def card(name: str, version: str, commit: str) -> str:
     rows = _json("metrics/prepare.json")["rows"]
     evaluation = _json("metrics/evaluate.json")
     kind = params["train"]["model"]
+    chosen = {"featurize": params["featurize"], "train": params["train"], "models": {kind: params["models"][kind]}}
     fairness = "\n".join(
         f"| {column} | {group['disparity_ratio']:.2f} | {group['low']:.2f} to {group['high']:.2f} "
         f"| {group['lowest']} / {group['reference']} | {'yes' if group['passes_four_fifths'] else '**no**'} |"
@@ -45,7 +46,7 @@ def card(name: str, version: str, commit: str) -> str:
 
 | | |
 |---|---|
-| meant for | ranking credit applicants by their risk of default, with the policy in `policy.json`; people decide who is referred |
+| meant for | ranking credit applicants by their risk of default, with the policy in `policy.json`; people decide on referrals |
 | not meant for | a portfolio that is unlike the data below, unless its own outcomes have been checked |
 | data | `{raw["path"]}`, MD5 `{raw["md5"]}`: {rows["read"]} rows, {rows["applicants"]} applicants |
 | held out | {evaluation["rows"]} applicants, whom no fit has seen |
@@ -54,7 +55,7 @@ def card(name: str, version: str, commit: str) -> str:
 ## Parameters
 
 ```yaml
-{yaml.safe_dump({"featurize": params["featurize"], "train": params["train"], "models": {kind: params["models"][kind]}}, sort_keys=False).strip()}
+{yaml.safe_dump(chosen, sort_keys=False).strip()}
 ```
 
 ## How good

@@ -11,8 +11,10 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MARKER = "<!-- credit-risk review -->"
 # GitHub takes 65,536 characters, GitLab more.
