@@ -25,10 +25,11 @@ init: $(VENV)/core.done ## Make .venv with the pinned core and the console comma
 
 requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pyproject.toml and requirements/*.in
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
-	$(COMPILE) pyproject.toml requirements/build.in -o requirements/core.txt
-	$(BIN)/python scripts/extra.py report | $(COMPILE) -c requirements/core.txt - -o requirements/report.txt
-	$(BIN)/python scripts/extra.py tuning | $(COMPILE) -c requirements/core.txt - -o requirements/tuning.txt
+	$(COMPILE) -c requirements/constraints.in pyproject.toml requirements/build.in -o requirements/core.txt
+	for extra in report tuning; do \
+		$(BIN)/python scripts/extra.py $$extra | $(COMPILE) -c requirements/core.txt - -o requirements/$$extra.txt || exit; done
 	$(COMPILE) -c requirements/core.txt -c requirements/report.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
+	for set in s3 ssh servers workflows; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done
 
 # The folder's own path is part of the environment: a copied or moved checkout sets up anew.
 $(shell [ "$$(cat $(VENV)/home 2>/dev/null)" = "$(CURDIR)" ] || rm -f $(VENV)/home $(VENV)/*.done)
@@ -81,6 +82,14 @@ embed: init ## For a release: write the remote in Git (.dvc/store) afresh from t
 	rm -rf .dvc/store
 	$(DVC) push --remote embedded
 
+## Team remote (docs/remotes.md)
+.PHONY: remote gc
+remote: init ## Make DVC_REMOTE_URL=s3://…, ssh://… or a folder the default remote of this clone
+	@sh scripts/team_remote.sh
+
+gc: init ## Remove from the cache and the default remote what no commit uses
+	@sh scripts/collect_garbage.sh
+
 ## Beside the pipeline
 .PHONY: tune experiments
 tune: $(VENV)/tuning.done ## Search hyper-parameters, and say what that gains (MODEL=xgboost TRIALS=50 WRITE=always)
@@ -91,8 +100,17 @@ tune: $(VENV)/tuning.done ## Search hyper-parameters, and say what that gains (M
 experiments: init ## Run the experiments of experiments.yaml and compare them with the params as they are (ONLY=NAME JOBS=1)
 	@$(BIN)/python scripts/experiment_pipeline.py $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs $(JOBS))
 
+## Steps of CI (.github/workflows, .gitlab-ci.yml; docs/ci.md)
+CI_STEPS := ci-reproduce ci-review ci-push ci-release
+.PHONY: ci-setup $(CI_STEPS)
+ci-setup: $(VENV)/dev.done
+	@[ -z "$(CI)" ] || sh scripts/team_remote.sh
+
+$(CI_STEPS): $(VENV)/core.done
+	@bash scripts/ci/$(@:ci-%=%).sh
+
 ## Contributing
-.PHONY: test test-integration test-cov lint check format benchmark clean
+.PHONY: test test-integration test-cov lint check check-workflows format benchmark clean
 # The tests dirty this table afresh, so that a team's own raw file cannot change them.
 CLEAN := data/raw/german_credit_original.csv
 $(CLEAN): | $(VENV)/core.done
@@ -101,7 +119,22 @@ $(CLEAN): | $(VENV)/core.done
 test: $(VENV)/dev.done $(CLEAN) ## Run the tests (no server, under 4 minutes)
 	@$(BIN)/python -m pytest -n auto -m "not integration"
 
-test-integration: $(VENV)/dev.done $(CLEAN) ## Run the tests that install or start real servers
+# Clients of S3 and SSH and a server of S3, in an environment of their own: the core works without them.
+REMOTES := $(VENV)/remotes
+$(REMOTES).done: $(VENV)/core.done requirements/s3.txt requirements/ssh.txt requirements/servers.txt
+	@rm -rf $(REMOTES)
+	@$(BIN)/python -m venv $(REMOTES)
+	@for set in s3 ssh servers; do sh scripts/install.sh $(REMOTES)/bin/python requirements/$$set.txt || exit; done
+	@touch $@
+
+WORKFLOWS := $(VENV)/workflows
+$(WORKFLOWS).done: $(VENV)/core.done requirements/workflows.txt
+	@rm -rf $(WORKFLOWS)
+	@$(BIN)/python -m venv $(WORKFLOWS)
+	@sh scripts/install.sh $(WORKFLOWS)/bin/python requirements/workflows.txt
+	@touch $@
+
+test-integration: $(VENV)/dev.done $(REMOTES).done $(CLEAN) ## Run the tests that install or start real servers
 	@$(BIN)/python -m pytest -m integration || [ $$? -eq 5 ]
 
 test-cov: $(VENV)/dev.done $(CLEAN) ## Run the tests with a coverage report in htmlcov/
@@ -114,6 +147,9 @@ lint: $(VENV)/dev.done ## Lint and format check
 check: lint ## All static checks: lint, format, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+check-workflows: $(WORKFLOWS).done ## Lint CI workflows and shell scripts (needs Node.js; part of test-integration)
+	@sh scripts/ci/check_workflows.sh $(WORKFLOWS)
 
 format: $(VENV)/dev.done ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix

@@ -9,6 +9,7 @@ for python in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python; do
     echo "setting up $venv with $("$base" --version) (once; about a minute)" >&2
     # A half-made or moved environment is not repaired but made anew.
     rm -rf "$venv"
+    # shellcheck disable=SC2093  # the first that can ends the loop
     exec "$base" -m venv "$venv"
 done
 echo "error: no Python 3.11 or newer with the venv module on PATH; install one (Debian: apt install python3-venv) or set PYTHON=/path/to/python" >&2
