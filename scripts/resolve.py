@@ -1,4 +1,4 @@
-"""Resolve merge conflicts of what the pipeline writes, dvc.lock and metrics/, by running what the merge changed (`make resolve`).
+"""Resolve merge conflicts of what the pipeline writes, dvc.lock, metrics/ and the model card, by running what the merge changed (`make resolve`).
 
 Neither side's lock is right for the merged params, so one is taken as a start and `dvc repro` writes the right one. Conflicts
 in other files are for people, first. Works in a merge, a rebase, a cherry-pick and after `git stash pop`.
@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from figures import with_figures
+import figures
 
 README = "README.md"
 
@@ -20,7 +20,7 @@ def git(*arguments: str) -> str:
 
 
 def generated(path: str) -> bool:
-    return path == "dvc.lock" or path.startswith("metrics/")
+    return path in ("dvc.lock", figures.CARD.as_posix()) or path.startswith("metrics/")
 
 
 def unmerged() -> dict[str, set[int]]:
@@ -53,14 +53,16 @@ def main() -> int:
         return 1
     git("add", "--", "dvc.lock", "metrics")
     readme = Path(README)
-    text = with_figures(readme.read_text(encoding="utf-8"))
+    text = figures.with_figures(readme.read_text(encoding="utf-8"))
     if any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines()):
         print(f"error: {README}: in conflict beyond its figures; edit it, `git add` it", file=sys.stderr)
         return 1
-    readme.write_text(text, encoding="utf-8", newline="\n")
-    git("add", "--", README)
-    print("resolved and staged: dvc.lock, metrics/ and the figures in README.md. Look at `git diff --cached`, then go on with")
-    print("git merge --continue, git rebase --continue or git commit")
+    figures.main()
+    git("add", "--", README, str(figures.CARD))
+    print(
+        "resolved and staged: dvc.lock, metrics/, the model card and the figures in README.md. Look at `git diff --cached`, then"
+    )
+    print("go on with git merge --continue, git rebase --continue or git commit")
     return 0
 
 
