@@ -1,4 +1,6 @@
-"""Resolve merge conflicts of what the pipeline writes, dvc.lock, metrics/ and the model card, by running what the merge changed (`make resolve`).
+"""Resolve merge conflicts of what the pipeline writes by running what the merge changed (`make resolve`).
+
+That is dvc.lock, metrics/, the model card and the figures in README.md.
 
 Neither side's lock is right for the merged params, so one is taken as a start and `dvc repro` writes the right one. Conflicts
 in other files are for people, first. Works in a merge, a rebase, a cherry-pick and after `git stash pop`.
