@@ -39,7 +39,20 @@ FALSE, SEEN, SMALLEST = 0.07, 0.90, 0.003
 NULL, POWER, INFORMATION = "false", "seen", ""
 # Pairs of equally strong features, from strong to none.
 STRENGTHS = (0.6, 0.5, 0.4, 0.35, 0.3, 0.2, 0.1, 0.0, 0.0, 0.0)
-HEADER = ("pair", "what", "n", "true difference", "s.d. of it", "found", "better", "worse", "rate", "95 % of it", "bar", "verdict")
+HEADER = (
+    "pair",
+    "what",
+    "n",
+    "true difference",
+    "s.d. of it",
+    "found",
+    "better",
+    "worse",
+    "rate",
+    "95 % of it",
+    "bar",
+    "verdict",
+)
 
 
 def expit(z):
@@ -103,7 +116,12 @@ def pairs(rng) -> dict[str, tuple[str, Learner, Learner, bool]]:
         "near-identical: penalty 1 and 60": (NULL, Learner(1.0), Learner(60.0), False),
         "near-identical: without a useless feature": (NULL, Learner(), without(20), False),
         "weaker: without two features": (POWER, Learner(), without(4, 6), False),
-        "weaker: 15 % of training outcomes flipped": (INFORMATION, Learner(), Learner(flip=rng.random(DEVELOPMENT) < 0.15), False),
+        "weaker: 15 % of training outcomes flipped": (
+            INFORMATION,
+            Learner(),
+            Learner(flip=rng.random(DEVELOPMENT) < 0.15),
+            False,
+        ),
         "weaker: 30 % of training outcomes flipped": (POWER, Learner(), Learner(flip=rng.random(DEVELOPMENT) < 0.30), False),
     }
 
@@ -177,11 +195,10 @@ def real(seed: int) -> dict[str, tuple[float, float, str]]:
     import msgspec
     import numpy as np
     import pandas as pd
-    from sklearn.base import clone
-    from sklearn.pipeline import make_pipeline
     from threadpoolctl import threadpool_limits
 
     from mlops_project.config import load_params
+    from mlops_project.modeling.fitting import Fitter
     from mlops_project.modeling.metrics import ranking_metrics
     from mlops_project.modeling.models import build_model
     from mlops_project.preprocessing import build_preprocessor, value_columns
@@ -193,21 +210,20 @@ def real(seed: int) -> dict[str, tuple[float, float, str]]:
     known = rows.pop(contract.target.name).to_numpy()
     preprocessor = build_preprocessor(contract, params.featurize)
 
-    def fit(rows_X, outcomes, name, change, number):
+    def fit(table, outcomes, used, name, change="", number=0):
         settings = getattr(params.models, name)
         if name == "random_forest":
             settings = msgspec.structs.replace(settings, n_estimators=20)
         if change == "C" and number:
             settings = msgspec.structs.replace(settings, C=2 * settings.C)
         train = msgspec.structs.replace(params.train, model=name, seed=2 * seed + number if change == "seed" else seed)
-        prepared = clone(preprocessor).fit(rows_X, outcomes)
-        (member,) = build_model(name, settings, train, value_columns(prepared))
-        return make_pipeline(prepared, clone(member.classifier).fit(prepared.transform(rows_X), outcomes))
+        fitter = Fitter(preprocessor, table, outcomes, used, train)
+        return fitter.pipeline(build_model(name, settings, train, value_columns(preprocessor)))
 
     rng, found = np.random.default_rng(seed), {}
     with threadpool_limits(limits=1):
         # Every real row with its probability is the population, so that a model's true ROC-AUC needs no sample.
-        p_true = fit(rows, known, "xgboost", "", 0).predict_proba(rows)[:, 1]
+        p_true = fit(rows, known, np.arange(len(rows)), "xgboost").predict_proba(rows)[:, 1]
         drawn = rng.integers(len(rows), size=DEVELOPMENT + HELD_OUT)
         outcomes = (rng.random(len(drawn)) < p_true[drawn]).astype(int)
         X, X_new = rows.iloc[drawn[:DEVELOPMENT]], rows.iloc[drawn[DEVELOPMENT:]]
@@ -219,12 +235,11 @@ def real(seed: int) -> dict[str, tuple[float, float, str]]:
                 flipped = np.where(rng.random(DEVELOPMENT) < 0.3 * number, 1 - y, y) if change == "flip" else y
 
                 def fitted(kept, _, taken=taken, flipped=flipped, name=name, number=number, change=change):
-                    use = taken[np.isin(taken, kept)]
-                    model = fit(X.iloc[use], flipped[use], name, change, number)
+                    model = fit(X, flipped, taken[np.isin(taken, kept)], name, change, number)
                     return lambda Z: model.predict_proba(Z)[:, 1]
 
                 folds = seed + 10**6 * number * (change == "seed")
-                evidence, model = _on_frames(fitted, X, y, X_new, y_new, folds)
+                evidence, model = predictions(fitted, X, y, X_new, y_new, None, folds)
                 sides.append(evidence)
                 both = np.r_[np.ones(len(rows)), np.zeros(len(rows))].astype(int)
                 weights = np.r_[p_true, 1 - p_true][None]
@@ -232,20 +247,6 @@ def real(seed: int) -> dict[str, tuple[float, float, str]]:
             verdict = judge(*sides, smallest=SMALLEST)
             found[kind] = (truth[1] - truth[0], verdict.difference, verdict.verdict)
     return found
-
-
-class _Rows:
-    """A table that takes a mask as an array does."""
-
-    def __init__(self, table):
-        self.table = table
-
-    def __getitem__(self, mask):
-        return self.table[mask]
-
-
-def _on_frames(fit, X, y, X_new, y_new, seed):
-    return predictions(fit, _Rows(X), y, X_new, y_new, None, seed)
 
 
 def report(results: list[dict[str, tuple[float, float, str]]], purposes: dict[str, str]) -> int:

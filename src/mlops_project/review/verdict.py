@@ -102,9 +102,9 @@ def judge(
     DataError
         If rows of one class only are left to compare.
     """
-    together = base.held_out.index.intersection(head.held_out.index)
-    paired = len(together) >= ENOUGH_IN_COMMON * max(1, min(len(base.held_out), len(head.held_out)))
-    if paired:
+    together = in_common(base, head)
+    paired = together is not None
+    if together is not None:
         known = base.out_of_fold.groupby(level=0)["y_true"].first()
         both = known.index.intersection(head.out_of_fold.index.unique())
         base = Predictions(base.held_out.loc[together], _rows(base.out_of_fold, known.loc[both]))
@@ -133,6 +133,13 @@ def judge(
     else:
         verdict, why = "better" if gain > 0 else "worse", f"the {confidence:.0%} interval does not hold 0"
     return Verdict(metric, verdict, difference, low, high, paired, held_out, out_of_fold, why)
+
+
+def in_common(base: Predictions, head: Predictions) -> pd.Index | None:
+    """Held-out applicants of both revisions; None if they are too few of either's for a paired comparison."""
+    together = base.held_out.index.intersection(head.held_out.index, sort=False)
+    enough = ENOUGH_IN_COMMON * min(len(base.held_out), len(head.held_out))
+    return together if len(together) >= enough else None
 
 
 def _rows(out_of_fold: pd.DataFrame, outcomes: pd.Series) -> pd.DataFrame:
