@@ -264,10 +264,8 @@ def report(results: list[dict[str, tuple[float, float, str]]], purposes: dict[st
         missed |= failed
         bar = {NULL: f"<= {FALSE:.0%}", POWER: f">= {SEEN:.0%}", INFORMATION: ""}[purpose]
         mark = "" if purpose == INFORMATION else "FAIL" if failed else "pass"
-        rows.append(
-            [kind, purpose or "seen", str(n), f"{truth.mean():+.4f}", f"{truth.std():.4f}", f"{found.mean():+.4f}", str(better)]
-            + [str(worse), f"{hits / n:.3f}", f"{low:.3f} to {high:.3f}", bar, mark]
-        )
+        figures = [f"{truth.mean():+.4f}", f"{truth.std():.4f}", f"{found.mean():+.4f}", str(better), str(worse)]
+        rows.append([kind, purpose or "seen", str(n), *figures, f"{hits / n:.3f}", f"{low:.3f} to {high:.3f}", bar, mark])
     print_table(HEADER, rows)
     return int(missed)
 

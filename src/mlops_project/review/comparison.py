@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from mlops_project.config import EvaluateParams
     from mlops_project.review.revisions import Revision
     from mlops_project.review.settings import VerdictSettings
     from mlops_project.review.verdict import Predictions

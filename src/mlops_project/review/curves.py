@@ -40,14 +40,13 @@ def write_images(folder: Path, tables: tuple[pd.DataFrame, pd.DataFrame], names:
 
 def draw(title: str, x_label: str, y_label: str, curves: dict[str, Curve]) -> str:
     """Return an SVG of curves in the unit square, over its diagonal."""
-    end, middle = MARGIN + SIZE, MARGIN + SIZE / 2
+    end, middle, side = MARGIN + SIZE, MARGIN + SIZE / 2, SIZE + 2 * MARGIN
 
     def place(x: float, y: float) -> str:
         return f"{MARGIN + SIZE * x:.1f},{MARGIN + SIZE * (1 - y):.1f}"
 
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{SIZE + 2 * MARGIN}" height="{SIZE + 2 * MARGIN}"'
-        ' font-family="sans-serif" font-size="11">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{side}" height="{side}" font-family="sans-serif" font-size="11">',
         f"<title>{escape(title)}</title>",
         '<rect width="100%" height="100%" fill="white"/>',
         f'<text x="{middle}" y="24" text-anchor="middle" font-size="14">{escape(title)}</text>',

@@ -163,13 +163,12 @@ def _status(tree: Path, lock: dict[str, dict[str, Any]]) -> list[str]:
                 problems.append(f"{LOCK} is out of date: {change} of {stage}; {advice}")
                 continue
             for path, state in (change.get("changed deps") or {}).items():
-                # Outputs are absent from a clone, unless Git has them.
-                if state == "deleted" and path in made:
+                if path in made and not (tree / path).exists():  # a clone has only the outputs that Git has
                     continue
                 what = f"{path} ({', '.join(state)})" if isinstance(state, dict) else path
                 problems.append(f"{LOCK} is out of date: {what} has changed since {stage} ran; {advice}")
-            for path, state in (change.get("changed outs") or {}).items():
-                if state != "deleted" or path.startswith(f"{METRICS}/"):
+            for path in change.get("changed outs") or {}:
+                if (tree / path).exists() or path.startswith(f"{METRICS}/"):
                     problems.append(f"{path} is not what {LOCK} says of {stage}: edited by hand, or left behind; {advice}")
     return problems
 
