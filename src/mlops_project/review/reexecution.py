@@ -107,11 +107,13 @@ def check_receipt(revision: Revision, tree: Path) -> Receipt:
     if problem := _pull(tree, revision.params()["data"]["raw"]):
         return Receipt([problem], [], revision)
     committed, metrics = revision.lock(), _read_all(tree)
-    problems = [*_status(tree, committed), *_two_hashes(committed)]
+    # What is known to be out of date need not run.
+    if problems := [*_status(tree, committed), *_two_hashes(committed)]:
+        return Receipt(problems, [], revision)
     if problem := _run(tree):
-        return Receipt([*problems, problem], [], revision)
+        return Receipt([problem], [], revision)
     again = Revision(revision.name, revision.commit, tree)
-    problems += _metric_differences(metrics, _read_all(tree))
+    problems = _metric_differences(metrics, _read_all(tree))
     notes = []
     try:
         problems += _prediction_differences(revision.predictions(), again.predictions())
@@ -167,9 +169,11 @@ def _status(tree: Path, lock: dict[str, dict[str, Any]]) -> list[str]:
                     continue
                 what = f"{path} ({', '.join(state)})" if isinstance(state, dict) else path
                 problems.append(f"{LOCK} is out of date: {what} has changed since {stage} ran; {advice}")
-            for path in change.get("changed outs") or {}:
-                if (tree / path).exists() or path.startswith(f"{METRICS}/"):
-                    problems.append(f"{path} is not what {LOCK} says of {stage}: edited by hand, or left behind; {advice}")
+            problems += [
+                f"{path} is not what {LOCK} says of {stage}: edited by hand, or left behind; {advice}"
+                for path in change.get("changed outs") or {}
+                if (tree / path).exists() or path.startswith(f"{METRICS}/")
+            ]
     return problems
 
 

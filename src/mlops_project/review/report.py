@@ -54,13 +54,12 @@ def as_markdown(report: Mapping[str, Any], images: Sequence[Path] = (), beside: 
     lines = [f"## Review: {report['base']['label']} → {report['head']['label']}", "", f"**{_escape(headline(report))}**"]
     for section in _sections(report):
         title = f"### {section.title}"
-        lines += ["", *([f"<details><summary>{section.title}</summary>"] if section.folded else [title]), ""]
-        lines += [f"- {_escape(sentence)}" for sentence in section.sentences]
+        lines += ["", f"<details><summary>{section.title}</summary>" if section.folded else title]
+        lines += ["", *(f"- {_escape(sentence)}" for sentence in section.sentences)] if section.sentences else []
         if section.rows:
             rule = ["---", *["--:"] * (len(section.header) - 1)]
-            lines += ["", *("| " + " | ".join(map(_escape, row)) + " |" for row in [section.header])]
-            lines += ["| " + " | ".join(rule) + " |"]
-            lines += ["| " + " | ".join(map(_escape, row)) + " |" for row in section.rows]
+            table = [section.header, rule, *section.rows]
+            lines += ["", *("| " + " | ".join(map(_escape, row)) + " |" for row in table)]
         lines += ["", "</details>"] if section.folded else []
     if images:
         links = [os.path.relpath(path, beside or ".").replace(os.sep, "/") for path in images]
@@ -84,7 +83,7 @@ def _sections(report: Mapping[str, Any]) -> list[Section]:
     metrics = report["metrics"]
     sections += [_evidence(report["verdict"]), *_changes(report)]
     changed = [name for name, entry in metrics.items() if entry["base"] != entry["head"]]
-    shown = [name for name in metrics if name.startswith(HELD_OUT) and name.count(".") == 1]
+    shown = [name for name in metrics if name.startswith(HELD_OUT) and name.count(".") == 1 and "low" in metrics[name]]
     shown += [name for name in metrics if name.startswith(FOLDS[0]) and name.endswith(FOLDS[1])]
     if not changed:
         return [*sections, Section("Metrics", [f"all {len(metrics)} are the same"])]
@@ -157,7 +156,9 @@ def _changes(report: Mapping[str, Any]) -> list[Section]:
 
 
 def _metric(name: str, entry: Mapping[str, Any]) -> list[str]:
-    difference = f"{entry['difference']:+.4f}" if "difference" in entry else ""
+    difference = ""
+    if "difference" in entry:
+        difference = f"{entry['difference']:+.4f}" if isinstance(entry["difference"], float) else f"{entry['difference']:+d}"
     spread = f"{entry['low']:+.4f} to {entry['high']:+.4f}" if "low" in entry and entry["base"] != entry["head"] else ""
     return [name, _number(entry["base"]), _number(entry["head"]), difference, spread]
 

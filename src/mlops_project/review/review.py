@@ -60,8 +60,11 @@ def review(base_name: str, head_name: str, *, gate: bool = False, reproduce_miss
             head, broken, notes = receipt.revision, receipt.problems, [*notes, *receipt.notes]
         elif head.commit is None and (stale := out_of_date()):
             notes.append(f"the workspace's numbers are of another state: {', '.join(stale)} must run first; `dvc repro`")
-        predictions = []
+        predictions: list[Predictions] = []
         for revision in (base, head):
+            if predictions and head.commit is not None and head.commit == base.commit:
+                predictions *= 2
+                break
             try:
                 predictions.append(revision.predictions())
             except MissingOutputError:

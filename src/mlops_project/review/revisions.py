@@ -196,7 +196,7 @@ def git(*arguments: str) -> str:
 
 
 def changed_files(base: Revision, head: Revision) -> list[Change]:
-    """Files of Git that differ, metrics and receipt left out: they are compared by content."""
+    """Files of Git that differ; those whose content the report compares (params, receipt, metrics, raw data) are left out."""
     sides = [side.commit for side in (base, head) if side.commit is not None]
     if not sides:
         return []
@@ -213,10 +213,11 @@ def changed_files(base: Revision, head: Revision) -> list[Change]:
             for dep in entry.get("deps", []):
                 users.setdefault(dep["path"], set()).add(stage)
     order = list(head.lock())
+    compared = {LOCK, str(PARAMS_FILE), *(f"{side.params()['data']['raw']}.dvc" for side in (base, head))}
     return [
         Change(file, STATES.get(state[0], state), sorted(users.get(file, ()), key=lambda stage: (stage not in order, stage)))
         for file, state in sorted(states.items())
-        if file != LOCK and not file.startswith(f"{METRICS}/")
+        if file not in compared and not file.startswith(f"{METRICS}/")
     ]
 
 
