@@ -205,3 +205,47 @@ def report(argv: list[str] | None = None) -> int:
         print(f"{args.output}: written; open it in a browser")
 
     return _run(_report, verbose=args.verbose)
+
+
+def compare(argv: list[str] | None = None) -> int:
+    """`mlops-compare BASE [HEAD]`: what a change does, whether that is more than noise, and with --gate whether it may go in."""
+    parser = _parser(
+        "Compare two revisions: params, data, code, every metric, and a verdict (better, worse, within noise, no change) from\n"
+        "paired predictions. A revision is whatever Git knows, a DVC experiment, or `workspace`.",
+        "  mlops-compare main                                  the workspace with main\n"
+        "  mlops-compare main my-branch --markdown review.md --json review.json --images review\n"
+        "  mlops-compare HEAD dusty-mole                       an experiment\n"
+        "  mlops-compare origin/main HEAD --gate               run HEAD's pipeline again, hold it to review.yaml\n\n"
+        "exit code: 0 compared (with --gate: passed), 1 with --gate a rule is broken, 2 it could not be compared",
+    )
+    parser.add_argument("base", metavar="BASE", help="the revision that stands")
+    parser.add_argument("head", metavar="HEAD", nargs="?", default="workspace", help="the change (default: %(default)s)")
+    parser.add_argument("--gate", action="store_true", help="hold the head to review.yaml of the base; runs its pipeline again")
+    parser.add_argument("--reproduce", action="store_true", help="run a pipeline again where its predictions are nowhere")
+    parser.add_argument("--markdown", metavar="FILE", help="write the report as Markdown")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--images", metavar="FOLDER", help="write ROC and calibration curves as SVG")
+    args = parser.parse_args(argv)
+
+    def _compare() -> int:
+        from mlops_project.files import atomic_path, write_json
+        from mlops_project.review.curves import write_images
+        from mlops_project.review.report import as_markdown, as_text
+        from mlops_project.review.review import review
+
+        report, predictions = review(args.base, args.head, gate=args.gate, reproduce_missing=args.reproduce)
+        print(as_text(report), end="")
+        images = []
+        if args.images and predictions is not None:
+            names = report["base"]["label"], report["head"]["label"]
+            images = write_images(Path(args.images), (predictions[0].held_out, predictions[1].held_out), names)
+        if args.markdown:
+            with atomic_path(args.markdown) as temporary:
+                text = as_markdown(report, images, Path(args.markdown).parent)
+                temporary.write_text(text, encoding="utf-8", newline="\n")
+        if args.json:
+            write_json(report, args.json)
+        return 1 if args.gate and not report["gate"]["passed"] else 0
+
+    # 1 is for a broken rule; what could not be compared is 2.
+    return _run(_compare, verbose=args.verbose, failed=2, log_level=logging.INFO)
