@@ -134,7 +134,7 @@ $(WORKFLOWS).done: $(VENV)/core.done requirements/workflows.txt
 	@sh scripts/install.sh $(WORKFLOWS)/bin/python requirements/workflows.txt
 	@touch $@
 
-test-integration: $(VENV)/dev.done $(REMOTES).done $(CLEAN) ## Run the tests that install or start real servers
+test-integration: $(VENV)/dev.done $(REMOTES).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
 	@$(BIN)/python -m pytest -m integration || [ $$? -eq 5 ]
 
 test-cov: $(VENV)/dev.done $(CLEAN) ## Run the tests with a coverage report in htmlcov/

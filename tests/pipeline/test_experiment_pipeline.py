@@ -42,6 +42,7 @@ def state(clone) -> dict[str, str]:
     }
 
 
+@pytest.mark.integration
 def test_the_others_go_on_when_one_fails_and_all_is_reported(quick):
     # An uncommitted change goes along.
     quick.edit("params.yaml", "reasons: 3", "reasons: 0")
@@ -81,7 +82,7 @@ def test_the_others_go_on_when_one_fails_and_all_is_reported(quick):
     quick.dvc("checkout", "--quiet")
 
 
-@pytest.mark.parametrize("seconds", [0.7, 2.5, 5.0])
+@pytest.mark.parametrize("seconds", [0.7, 2.5, pytest.param(5.0, marks=pytest.mark.integration)])
 def test_a_kill_leaves_everything_as_it_was(quick, seconds, tmp_path):
     before = state(quick)
     # A temporary folder of its own, so that what is left behind can be seen.

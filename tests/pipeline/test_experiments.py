@@ -43,7 +43,7 @@ def test_in_the_workspace(quick):
     quick.dvc("checkout", "--quiet")
 
 
-@pytest.mark.parametrize("mode", ["--temp", "--queue"])
+@pytest.mark.parametrize("mode", ["--temp", pytest.param("--queue", marks=pytest.mark.integration)])
 def test_elsewhere_with_changed_code(quick, mode):
     # The change stands in the workspace only while the experiment starts: what counts is the experiment's own copy.
     code = "src/mlops_project/modeling/evaluation.py"
