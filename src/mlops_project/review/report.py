@@ -68,8 +68,9 @@ def as_markdown(report: Mapping[str, Any], images: Sequence[Path] = (), beside: 
 
 
 def _escape(text: str) -> str:
-    # A name of a file or branch must not become markup.
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'" if text.count("`") % 2 else "`")
+    """Keep names of files, branches and keys from becoming markup, or lines of their own."""
+    text = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return text.replace("`", "'") if text.count("`") % 2 else text
 
 
 def _sections(report: Mapping[str, Any]) -> list[Section]:
