@@ -87,6 +87,7 @@ def test_noise_in_the_training_outcomes_is_worse_though_its_own_figures_do_not_k
     assert found["code"] == [{"file": "src/train.py", "state": "changed", "stages": ["train"]}]
 
 
+@pytest.mark.integration
 def test_other_held_out_rows_are_compared_unpaired(at_base):
     at_base.edit("params.yaml", "split_seed: 42", "split_seed: 1")
     at_base.dvc("repro", "--quiet")
@@ -96,6 +97,7 @@ def test_other_held_out_rows_are_compared_unpaired(at_base):
     assert "within noise" in text
 
 
+@pytest.mark.integration
 def test_an_experiment_is_a_revision_and_what_is_nowhere_is_said(at_base):
     at_base.dvc("exp", "run", "--quiet", "--name", "sharp", "--set-param", "models.logistic_regression.C=5.0")
     at_base.git("checkout", "-q", "--", ".")
