@@ -17,7 +17,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-ind
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^## /{printf "\n%s\n", substr($$0, 4)} /^[a-zA-Z_-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^## /{printf "\n%s\n", substr($$0, 4)} /^[a-zA-Z_-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## Set-up (every target below does it by itself)
 .PHONY: init requirements
@@ -26,10 +26,11 @@ init: $(VENV)/core.done ## Make .venv with the pinned core and the console comma
 requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pyproject.toml and requirements/*.in
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) -c requirements/constraints.in pyproject.toml requirements/build.in -o requirements/core.txt
-	for extra in report tuning; do \
+	for extra in report tuning mlflow; do \
 		$(BIN)/python scripts/extra.py $$extra | $(COMPILE) -c requirements/core.txt - -o requirements/$$extra.txt || exit; done
 	$(COMPILE) -c requirements/core.txt -c requirements/report.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
 	for set in s3 ssh servers workflows; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done
+	$(COMPILE) deploy/airflow/requirements.in -o deploy/airflow/requirements.txt
 
 # The folder's own path is part of the environment: a copied or moved checkout sets up anew.
 $(shell [ "$$(cat $(VENV)/home 2>/dev/null)" = "$(CURDIR)" ] || rm -f $(VENV)/home $(VENV)/*.done)
@@ -49,7 +50,7 @@ $(VENV)/%.done: $(VENV)/core.done requirements/%.txt
 	@touch $@
 
 ## The pipeline
-.PHONY: pipeline report figures restore pull push embed resolve doctor
+.PHONY: pipeline report figures restore pull push sync embed resolve doctor
 pipeline: init ## Run what changed, reuse the rest, print the metrics (FORCE=1 runs it all afresh)
 	@$(BIN)/python scripts/reproduce.py $(if $(FORCE),--force)
 
@@ -82,6 +83,24 @@ embed: init ## For a release: write the remote in Git (.dvc/store) afresh from t
 	rm -rf .dvc/store
 	$(DVC) push --remote embedded
 
+sync: init ## Fetch what is missing here from the DVC remote, and send it what is missing there
+	$(DVC) pull --allow-missing
+	$(DVC) push
+
+## Step by step, by the console commands (each has --help)
+.PHONY: prepare-data prepare-features train predict
+prepare-data: init ## Clean and split the raw table, as the prepare stage does
+	@$(BIN)/mlops-prepare-data --save
+
+prepare-features: init ## Fit the preprocessor, as the featurize stage does
+	@$(BIN)/mlops-prepare-features --save-preprocessor
+
+train: init ## Cross-validate and fit a model, as the train stage does (MODEL=xgboost)
+	@$(BIN)/mlops-train $(if $(MODEL),--model $(MODEL))
+
+predict: init ## Predict the held-out rows, to predictions/
+	@$(BIN)/mlops-predict --save
+
 ## Team remote (docs/remotes.md)
 .PHONY: remote gc
 remote: init ## Make DVC_REMOTE_URL=s3://…, ssh://… or a folder the default remote of this clone
@@ -109,6 +128,18 @@ ci-setup: $(VENV)/dev.done
 $(CI_STEPS): $(VENV)/core.done
 	@bash scripts/ci/$(@:ci-%=%).sh
 
+## Other orchestrators
+# An environment of its own (deploy/airflow/README.md): its pins and the pipeline's need not agree.
+AIRFLOW := $(VENV)/airflow
+.PHONY: airflow
+airflow: $(AIRFLOW).done ## Install Airflow in .venv/airflow; deploy/airflow/try.sh shows a run
+
+$(AIRFLOW).done: $(VENV)/core.done deploy/airflow/requirements.txt
+	@rm -rf $(AIRFLOW)
+	@$(BIN)/python -m venv $(AIRFLOW)
+	@sh scripts/install.sh $(AIRFLOW)/bin/python deploy/airflow/requirements.txt
+	@touch $@
+
 ## Contributing
 .PHONY: test test-integration test-cov lint check check-workflows format benchmark clean
 # The tests dirty this table afresh, so that a team's own raw file cannot change them.
@@ -127,6 +158,15 @@ $(REMOTES).done: $(VENV)/core.done requirements/s3.txt requirements/ssh.txt requ
 	@for set in s3 ssh servers; do sh scripts/install.sh $(REMOTES)/bin/python requirements/$$set.txt || exit; done
 	@touch $@
 
+# MLflow brings eighty packages; the core works without them.
+MLFLOW := $(VENV)/mlflow
+$(MLFLOW).done: $(VENV)/core.done requirements/core.txt requirements/mlflow.txt
+	@rm -rf $(MLFLOW)
+	@$(BIN)/python -m venv $(MLFLOW)
+	@for set in core mlflow; do sh scripts/install.sh $(MLFLOW)/bin/python requirements/$$set.txt || exit; done
+	@$(MLFLOW)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
 WORKFLOWS := $(VENV)/workflows
 $(WORKFLOWS).done: $(VENV)/core.done requirements/workflows.txt
 	@rm -rf $(WORKFLOWS)
@@ -134,7 +174,7 @@ $(WORKFLOWS).done: $(VENV)/core.done requirements/workflows.txt
 	@sh scripts/install.sh $(WORKFLOWS)/bin/python requirements/workflows.txt
 	@touch $@
 
-test-integration: $(VENV)/dev.done $(REMOTES).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
+test-integration: $(VENV)/dev.done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
 	@$(BIN)/python -m pytest -m integration || [ $$? -eq 5 ]
 
 test-cov: $(VENV)/dev.done $(CLEAN) ## Run the tests with a coverage report in htmlcov/

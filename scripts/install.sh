@@ -4,7 +4,7 @@
 set -eu
 python=$1 requirements=$2
 if ! "$python" -m uv --version >/dev/null 2>&1; then
-    "$python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$(dirname "$requirements")/uv.txt" || true
+    "$python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$(dirname "$0")/../requirements/uv.txt" || true
 fi
 # uv is several times faster; pip knows registries that are set up in its own configuration only.
 "$python" -m uv --system-certs pip install --quiet --python "$python" --compile-bytecode --require-hashes -r "$requirements" ||

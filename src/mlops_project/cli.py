@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,10 @@ from mlops_project.runtime import guarded, setup_logging
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pandas as pd
+
+    from mlops_project.schema import Contract
 
 CONTRACT_FILE = "data/schema.yaml"
 REPORT_FILE = "reports/report.html"
@@ -249,3 +254,275 @@ def compare(argv: list[str] | None = None) -> int:
 
     # 1 is for a broken rule; what could not be compared is 2.
     return _run(_compare, verbose=args.verbose, failed=2, log_level=logging.INFO)
+
+
+def prepare_data(argv: list[str] | None = None) -> int:
+    """`mlops-prepare-data`: clean and split a raw table, as the prepare stage does."""
+    parser = _parser(
+        "Clean a raw credit table by the data contract, merge duplicates and hold out a share of the applicants (params.yaml,\n"
+        "prepare), as the DVC stage prepare does. Without --save it only says what it would find.",
+        "  mlops-prepare-data --input data/raw/german_credit_modified.csv --save\n"
+        "  mlops-prepare-data --input new.parquet --save --output-dir /tmp/new\n"
+        "  cat new.csv | mlops-prepare-data --input - --combined > clean.csv",
+    )
+    parser.add_argument("--input", metavar="FILE", help="CSV or Parquet, - for CSV on standard input (default: data.raw)")
+    parser.add_argument(
+        "--save", action="store_true", help="write X and y of both sides: traintest (development), test (held out)"
+    )
+    parser.add_argument(
+        "--combined",
+        action="store_true",
+        help="all applicants as one table with the outcome last: combined.csv with --save, else on standard output",
+    )
+    parser.add_argument("--output-dir", metavar="FOLDER", help="where --save writes (default: data/processed)")
+    args = parser.parse_args(argv)
+
+    def _prepare() -> None:
+        from mlops_project.config import PROCESSED, load_params
+        from mlops_project.dataset import prepare, save_prepared
+        from mlops_project.files import write_table
+        from mlops_project.schema import load_contract
+
+        params = load_params()
+        prepared = prepare(args.input or params.data.raw, load_contract(params.data.contract), params.prepare)
+        folder = Path(args.output_dir or PROCESSED)
+        if args.save:
+            save_prepared(prepared, folder)
+        if args.combined:
+            applicants = prepared.applicants
+            write_table(applicants.table.join(applicants.target), folder / "combined.csv" if args.save else "-")
+        _tell(f"{folder}: written" if args.save else "nothing written (--save writes)")
+        _tell_replaced()
+
+    return _run(_prepare, verbose=args.verbose, log_level=logging.INFO)
+
+
+def prepare_features(argv: list[str] | None = None) -> int:
+    """`mlops-prepare-features`: fit the preprocessor, as the featurize stage does."""
+    parser = _parser(
+        "Fit the preprocessor (params.yaml, featurize) on development rows, as the DVC stage featurize does, and write\n"
+        "these rows as a model sees them.",
+        "  mlops-prepare-features --train data/processed/Xtraintest.csv --save-preprocessor\n"
+        "  mlops-prepare-features --test data/processed/Xtest.csv --output-test held_out.parquet\n"
+        "  mlops-prepare-features --output-train - | head",
+    )
+    parser.add_argument("--train", metavar="FILE", help="rows to fit on, - for standard input (default: the development rows)")
+    parser.add_argument("--test", metavar="FILE", help="further rows to transform")
+    parser.add_argument("--output-train", metavar="FILE", help="default: data/features/Xtraintest.csv; - is standard output")
+    parser.add_argument("--output-test", metavar="FILE", help="default: data/features/Xtest.csv; - is standard output")
+    parser.add_argument("--save-preprocessor", action="store_true", help="write models/preprocessor.joblib")
+    args = parser.parse_args(argv)
+    if args.output_test and not args.test:
+        parser.error("--output-test: needs --test")
+
+    def _features() -> None:
+        from mlops_project.config import FEATURES, MODELS, PROCESSED, load_params
+        from mlops_project.files import dump, read_table, write_table
+        from mlops_project.preprocessing import feature_table, fit_preprocessor
+        from mlops_project.schema import load_contract
+
+        params = load_params()
+        contract = load_contract(params.data.contract)
+        X = read_table(args.train or PROCESSED / "Xtraintest.csv", contract.text_columns)
+        further = read_table(args.test, contract.text_columns) if args.test else None
+        preprocessor = fit_preprocessor(X, contract, params.featurize)
+        if args.save_preprocessor:
+            dump(preprocessor, MODELS / "preprocessor.joblib")
+        write_table(feature_table(preprocessor, X), args.output_train or FEATURES / "Xtraintest.csv")
+        if further is not None:
+            write_table(feature_table(preprocessor, further), args.output_test or FEATURES / "Xtest.csv")
+        _tell_replaced()
+
+    return _run(_features, verbose=args.verbose, log_level=logging.INFO)
+
+
+def train(argv: list[str] | None = None) -> int:
+    """`mlops-train`: cross-validate and fit a model, as the train stage does."""
+    from mlops_project.config import AVAILABLE_MODELS, SAMPLERS
+
+    parser = _parser(
+        "Cross-validate a model and fit it on all development rows, as the DVC stage train does. What is not given here is as\n"
+        "params.yaml says. Without --output it writes what the stage writes.",
+        "  mlops-train --model logistic_regression\n"
+        "  mlops-train --model xgboost --smote\n"
+        "  mlops-train --output models/model_$(date +%Y%m%d_%H%M%S).joblib",
+    )
+    parser.add_argument("--X-train", metavar="FILE", help="rows, - for standard input (default: data/processed/Xtraintest.csv)")
+    parser.add_argument("--y-train", metavar="FILE", help="outcomes of these rows (default: data/processed/ytraintest.csv)")
+    parser.add_argument("--preprocessor", metavar="FILE", help="recipe, fitted anew (default: models/preprocessor.joblib)")
+    parser.add_argument("--model", choices=(*AVAILABLE_MODELS, "best"), help="default: train.model")
+    parser.add_argument(
+        "--smote", action=argparse.BooleanOptionalAction, help="synthetic rows or none (default: train.imbalance)"
+    )
+    parser.add_argument(
+        "--smote-method", choices=SAMPLERS, help="implies --smote (default: train.imbalance, else BorderlineSMOTE)"
+    )
+    parser.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="fit without cross-validation; no metrics")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="the model only, with a line in models/registry.jsonl (default: models/best_model.joblib)",
+    )
+    args = parser.parse_args(argv)
+    if args.smote is False and args.smote_method:
+        parser.error("--no-smote contradicts --smote-method")
+
+    def _train() -> None:
+        from mlops_project.config import BEST_MODEL, MODELS, PROCESSED, fold_groups, load_params, with_training
+        from mlops_project.files import dump
+        from mlops_project.modeling import train as training
+        from mlops_project.preprocessing import load_preprocessor
+        from mlops_project.schema import load_contract
+
+        params = load_params()
+        sampler = params.train.imbalance if params.train.imbalance in SAMPLERS else "BorderlineSMOTE"
+        imbalance = (args.smote_method or sampler) if args.smote or args.smote_method else None if args.smote is None else "none"
+        params = with_training(params, args.model, imbalance)
+        contract = load_contract(params.data.contract)
+        X, y = _rows(args.X_train or PROCESSED / "Xtraintest.csv", args.y_train or PROCESSED / "ytraintest.csv", contract)
+        preprocessor = load_preprocessor(args.preprocessor or MODELS / "preprocessor.joblib")
+        settings = X, y, preprocessor, contract, params.train, params.models, fold_groups(params.prepare)
+        output = Path(args.output or BEST_MODEL)
+        result = training.train(*settings) if args.evaluate else None
+        model = result.model if result else training.fit(*settings)
+        if output.resolve() != BEST_MODEL.resolve():
+            training.save_version(model, output, result)
+            if result:
+                training.save_results(result)
+        elif result:
+            training.save_training(result)
+        else:
+            dump(model, output)
+        if result:
+            for name, entry in training.cross_validation_results(result.cross_validation).items():
+                print(f"{name:<20}{entry['test_mean']:.3f} ± {entry['test_std']:.3f}")
+        _tell(f"{output}: {model.name}, fitted on {len(X)} rows")
+        _tell_replaced()
+
+    return _run(_train, verbose=args.verbose, log_level=logging.INFO)
+
+
+def predict(argv: list[str] | None = None) -> int:
+    """`mlops-predict`: predict rows with a saved model, and compare with their outcomes."""
+    parser = _parser(
+        "Predict rows with a saved model, and compare with their outcomes where these are known. Decisions are at\n"
+        "P(good) = 0.5; the decision policy and the figures to report are those of the DVC stage evaluate, in metrics/.",
+        "  mlops-predict --save                                           the held-out rows\n"
+        "  mlops-predict --X-test new.csv --output scores.csv --reasons   rows without known outcome\n"
+        "  mlops-predict --X-test - --output - < new.csv",
+    )
+    parser.add_argument("--model", metavar="FILE", default="models/best_model.joblib", help="default: %(default)s")
+    parser.add_argument("--X-test", metavar="FILE", help="rows, - for standard input (default: data/processed/Xtest.csv)")
+    parser.add_argument("--y-test", metavar="FILE", help="outcomes (default: data/processed/ytest.csv if --X-test is not given)")
+    parser.add_argument("--output", metavar="FILE", help="write the predictions there; - is standard output")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="rows to predict at a time (default: all)")
+    parser.add_argument("--proba", action="store_true", help="also the probability of default and the score in points")
+    parser.add_argument("--reasons", action="store_true", help="also the three columns that lower the score most")
+    parser.add_argument("--save", action="store_true", help="write predictions/predictions.csv and evaluation_metrics.json there")
+    args = parser.parse_args(argv)
+    if args.batch_size is not None and args.batch_size < 1:
+        parser.error(f"--batch-size: found {args.batch_size}, expected 1 or more")
+
+    def _predict() -> None:
+        from mlops_project.config import PROCESSED
+        from mlops_project.files import read_table, write_json, write_table
+        from mlops_project.modeling import predict as predicting
+        from mlops_project.modeling.model import load_model
+
+        model = load_model(args.model)
+        y_file = args.y_test or (None if args.X_test else PROCESSED / "ytest.csv")
+        X_file = args.X_test or PROCESSED / "Xtest.csv"
+        if y_file:
+            X, y = _rows(X_file, y_file, model.contract)
+        else:
+            X, y = read_table(X_file, model.contract.text_columns), None
+        y_proba = predicting.p_good(model, X, args.batch_size)
+        metrics = None if y is None else predicting.compare(model, X, y, y_proba)
+        table = predicting.prediction_table(model, X, y_proba, y, details=args.proba, reasons=3 if args.reasons else 0)
+        outputs = [*([predicting.PREDICTED] if args.save else []), *([args.output] if args.output else [])]
+        for output in outputs:
+            write_table(table, output)
+        if args.save and metrics is not None:
+            write_json(metrics, predicting.PREDICTED_METRICS)
+        for name, value in (metrics or {}).items():
+            print(f"{name:<20}{value:.3f}", file=sys.stderr if args.output == "-" else sys.stdout)
+        _tell(f"{', '.join(outputs) or 'nothing'} written: {len(X)} rows, {model.name}")
+
+    return _run(_predict, verbose=args.verbose, log_level=logging.INFO)
+
+
+def _rows(X_file: str | Path, y_file: str | Path, contract: Contract) -> tuple[pd.DataFrame, pd.Series]:
+    """Rows and their outcomes, matched by applicant id."""
+    from mlops_project.errors import DataError
+    from mlops_project.files import read_table
+
+    X, outcomes = read_table(X_file, contract.text_columns), read_table(y_file)
+    contract.require(outcomes.columns, [contract.target.name], str(y_file))
+    if absent := int((~X.index.isin(outcomes.index)).sum()):
+        raise DataError(f"{y_file}: lacks the outcome of {absent} of {len(X)} rows of {X_file}; expected the same applicant ids")
+    y = outcomes.loc[X.index, contract.target.name]
+    if not y.isin([0, 1]).all():
+        raise DataError(f"{y_file}: found {y[~y.isin([0, 1])].iloc[0]!r}, expected 1 (good) or 0 (bad) in {contract.target.name}")
+    return X, y
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _tell_replaced() -> None:
+    """Say which outputs of the pipeline are no longer what dvc.lock records."""
+    import hashlib
+
+    from mlops_project.files import read_yaml
+
+    if not Path("dvc.lock").exists():
+        return
+    for stage, entry in read_yaml("dvc.lock")["stages"].items():
+        for out in entry.get("outs", []):
+            path = Path(out["path"])
+            if path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != out["md5"]:
+                _tell(
+                    f"{path}: tracked by DVC and not as dvc.lock records it; `dvc status` shows it, `dvc repro {stage}` renews it"
+                )
+
+
+def mlflow_sync(argv: list[str] | None = None) -> int:
+    """`mlops-mlflow-sync`: push revisions to an MLflow tracking server."""
+    parser = _parser(
+        "Push what Git and DVC hold of a revision to an MLflow tracking server: params, metrics, plots, model. One run per\n"
+        "commit: what is there already is left as it is.",
+        "  mlops-mlflow-sync                                   the current commit\n"
+        "  mlops-mlflow-sync --revision main v1.0 dusty-mole   commits, branches, tags, DVC experiments\n"
+        "  mlops-mlflow-sync --experiments                     all DVC experiments\n"
+        "  mlops-mlflow-sync --champion                        and make its model the champion of the registry\n\n"
+        "needs the extra mlflow: uv pip install -e '.[mlflow]'",
+    )
+    parser.add_argument("--revision", metavar="REV", nargs="+", default=[], help="what to push (default: HEAD)")
+    parser.add_argument("--experiments", action="store_true", help="push all DVC experiments")
+    parser.add_argument("--champion", action="store_true", help="register the model and move the alias champion to it")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        default=os.environ.get("MLFLOW_TRACKING_URI") or "http://127.0.0.1:5000",
+        help="address of the server (default: MLFLOW_TRACKING_URI, here %(default)s)",
+    )
+    parser.add_argument("--to", metavar="NAME", default="credit_classification", help="MLflow experiment (default: %(default)s)")
+    parser.add_argument(
+        "--registered-model", metavar="NAME", default="credit-risk-model", help="name in the registry (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
+    if args.champion and (args.experiments or len(args.revision) > 1):
+        parser.error("--champion: found several revisions, expected one")
+
+    def _sync() -> None:
+        from mlops_project.tracking.sync import Target, experiments, named, sync
+
+        revisions = named(args.revision or ([] if args.experiments else ["HEAD"])) + (experiments() if args.experiments else [])
+        target = Target(args.tracking_uri, args.to, args.registered_model)
+        for revision, run_id, new in sync(revisions, target, champion=args.champion):
+            print(f"{revision.label}: run {run_id} {'written' if new else 'is there already'}")
+        if args.champion:
+            print(f"models:/{target.model}@champion is the model of {revisions[0].label}")
+
+    return _run(_sync, verbose=args.verbose)

@@ -11,17 +11,27 @@ from msgspec.structs import asdict
 
 from mlops_project.errors import ParamsError
 from mlops_project.files import read_yaml
+from mlops_project.runtime import setup_logging  # noqa: F401 - callers look for it here
 from mlops_project.strict import Strict, convert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    # Read from params.yaml when they are asked for, see `__getattr__`.
+    RANDOM_SEED: int
+    BEST_MODEL_PARAMS: dict[str, Any]
+
+
 # All paths are relative to the working directory: DVC runs every stage beside dvc.yaml.
 PARAMS_FILE = Path("params.yaml")
+RAW = Path("data/raw")
 PROCESSED = Path("data/processed")
 FEATURES = Path("data/features")
 PREDICTIONS = Path("data/predictions")
 MODELS = Path("models")
+BEST_MODEL = MODELS / "best_model.joblib"
+MODEL_RESULTS = MODELS / "model_results.json"
+REGISTRY = MODELS / "registry.jsonl"
 METRICS = Path("metrics")
 PLOTS = METRICS / "plots"
 TUNING = Path("tuning")
@@ -78,6 +88,10 @@ ModelName = Literal[
     "scorecard", "logistic_regression", "decision_tree", "xgboost_monotone", "svm", "random_forest", "xgboost", "blend", "best"
 ]  # fmt: skip
 SINGLE_MODELS: tuple[str, ...] = get_args(SingleModel)
+# What can be fitted by name; `best` picks one of them.
+AVAILABLE_MODELS: tuple[str, ...] = get_args(Candidate)
+# The answers to class imbalance that make synthetic rows.
+SAMPLERS = ("SMOTE", "BorderlineSMOTE", "SMOTENC", "ADASYN")
 
 
 Metric = Literal[
@@ -265,6 +279,98 @@ def check_params(content: dict[str, Any], source: str = "params") -> Params:
     for name in SINGLE_MODELS:
         search_space(params, name, source)
     return params
+
+
+def with_training(params: Params, model: str | None = None, imbalance: str | None = None) -> Params:
+    """Return params with another ``train.model`` and ``train.imbalance``; None leaves what params.yaml says.
+
+    Raises
+    ------
+    ParamsError
+        If there is no such model or answer to imbalance, or it contradicts another key.
+    """
+    given = {"model": model, "imbalance": imbalance}
+    content = msgspec.to_builtins(params.train) | {key: value for key, value in given.items() if value is not None}
+    changed = msgspec.structs.replace(params, train=convert(content, TrainParams, "options", ParamsError, "train"))
+    for problem in _contradictions(changed):
+        raise ParamsError(f"options: {problem}")
+    return changed
+
+
+def fold_groups(params: PrepareParams) -> str | None:
+    """Return the column whose values no cross-validation fold divides."""
+    return params.group_column if params.split == "by_group" else None
+
+
+def get_data_path(name: str, kind: str = "raw") -> Path:
+    """Return the path of a table, relative to the folder of dvc.yaml: ``kind`` is raw, processed, features or predictions.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind.
+    """
+    folders = {"raw": RAW, "processed": PROCESSED, "features": FEATURES, "predictions": PREDICTIONS}
+    if kind not in folders:
+        raise ValueError(f"kind: found {kind!r}, expected one of {', '.join(folders)}")
+    return folders[kind] / name
+
+
+def get_model_path(name: str) -> Path:
+    """Return the path of a file in ``models/``, relative to the folder of dvc.yaml."""
+    return MODELS / name
+
+
+def validate_inputs(paths: Iterable[str | Path] | None = None) -> None:
+    """Check that files are there: by default the raw table and the preprocessor.
+
+    Raises
+    ------
+    FileNotFoundError
+        With all that are missing.
+    """
+    if paths is None:
+        paths = (load_params().data.raw, MODELS / "preprocessor.joblib")
+    if missing := [str(path) for path in paths if not Path(path).is_file()]:
+        raise FileNotFoundError(f"missing in {Path.cwd()}: {', '.join(missing)}; fetch with `dvc pull` or make with `dvc repro`")
+
+
+def seed_everything(seed: int | None = None) -> int:
+    """Seed Python's and NumPy's global generators, for code of your own: the pipeline passes its seeds explicitly.
+
+    Returns the seed, by default ``RANDOM_SEED``, for the ``random_state`` of estimators.
+    """
+    import random
+
+    import numpy as np
+
+    seed = load_params().train.seed if seed is None else seed
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - it is the global generator that is seeded
+    return seed
+
+
+def flat_settings(section: Strict) -> dict[str, Any]:
+    """Return a section of params as one level: the keys of what is nested are joined by dots."""
+
+    def leaves(content: dict[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
+        for key, value in content.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    return dict(leaves(msgspec.to_builtins(section), ""))
+
+
+def __getattr__(name: str) -> Any:
+    # Not at import, which has no side effects and works in any folder.
+    if name == "RANDOM_SEED":
+        return load_params().train.seed
+    if name == "BEST_MODEL_PARAMS":
+        params = load_params()
+        return flat_settings(getattr(params.models, params.train.model))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _contradictions(params: Params) -> Iterable[str]:

@@ -16,9 +16,11 @@ import pandas as pd
 
 from mlops_project import csv_files
 from mlops_project.cells import INVALID, MISSING, TOKEN, VALID, identifier_status
+from mlops_project.config import METRICS, PROCESSED, load_params
 from mlops_project.errors import DataError
-from mlops_project.files import APPLICANT_ID
+from mlops_project.files import APPLICANT_ID, write_json, write_table
 from mlops_project.identity import first_occurrences, hash_rows, unique_ids
+from mlops_project.schema import load_contract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -326,3 +328,56 @@ def split_report(y: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
         "bad_share_held_out": bad_held,
         "class_share_z": z,
     }
+
+
+class Prepared(NamedTuple):
+    """Cleaned applicants, who of them is held out (boolean, shape (n applicants,)), and the counts of both steps."""
+
+    applicants: Applicants
+    held_out: np.ndarray
+    report: dict[str, Any]
+
+
+def prepare(path: str | Path, contract: Contract, params: PrepareParams) -> Prepared:
+    """Load, clean and split a raw file; ``-`` is CSV on standard input. Raises as `DataLoader`, `DataCleaner`, `DataSplitter`."""
+    raw = DataLoader(contract).load(path)
+    applicants = DataCleaner(contract, params.duplicate_min_cells).clean(raw, str(path))
+    held_out = DataSplitter(params).held_out(applicants)
+    return Prepared(applicants, held_out, applicants.report | {"split": split_report(applicants.target.to_numpy(), held_out)})
+
+
+def save_prepared(prepared: Prepared, folder: str | Path = PROCESSED) -> None:
+    """Write the outputs of the prepare stage: both sides of the split, and, in the stage's own folder, its metrics."""
+    folder = Path(folder)
+    applicants = prepared.applicants
+    for name, rows in (("traintest", ~prepared.held_out), ("test", prepared.held_out)):
+        write_table(applicants.table[rows], folder / f"X{name}.csv")
+        write_table(applicants.target[rows], folder / f"y{name}.csv")
+    if folder.resolve() == PROCESSED.resolve():
+        write_json(prepared.report, METRICS / "prepare.json")
+
+
+def load_and_prepare_data(filepath: str | Path, save_processed: bool = True, return_combined: bool = False) -> tuple[Any, ...]:
+    """Prepare a raw file as the prepare stage does, by the contract and the params of the working directory.
+
+    Parameters
+    ----------
+    filepath : str or Path
+        CSV or Parquet.
+    save_processed : bool
+        Write what the prepare stage writes.
+    return_combined : bool
+        All applicants together, not split.
+
+    Returns
+    -------
+    X_train, X_test, y_train, y_test
+        DataFrames and Series of int (1 good, 0 bad), the index is the applicant id; the test side is held out. With
+        ``return_combined`` X, y.
+    """
+    params = load_params()
+    prepared = prepare(filepath, load_contract(params.data.contract), params.prepare)
+    if save_processed:
+        save_prepared(prepared)
+    (X, y, *_), held_out = prepared.applicants, prepared.held_out
+    return (X, y) if return_combined else (X[~held_out], X[held_out], y[~held_out], y[held_out])

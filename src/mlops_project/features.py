@@ -14,6 +14,8 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
+    from sklearn.pipeline import Pipeline
     from sklearn.utils import Tags
 
     from mlops_project.config import Ratio
@@ -308,3 +310,37 @@ class FeaturePreprocessor(TransformerMixin, _AllowsMissing):
                 pairs = sorted(zip(map(float, codes), labels, strict=True))
                 coded[i] = ([code for code, _ in pairs], [label for _, label in pairs])
         return coded
+
+
+def prepare_features(
+    X_train: pd.DataFrame, X_test: pd.DataFrame | None = None, save_preprocessor: bool = True
+) -> tuple[pd.DataFrame, pd.DataFrame | None, Pipeline]:
+    """Fit the preprocessor as the featurize stage does, by the contract and the params of the working directory.
+
+    Parameters
+    ----------
+    X_train : DataFrame of shape (n rows, …)
+        Rows with the contract's columns; only on these is anything fitted.
+    X_test : DataFrame, optional
+        Further rows to transform.
+    save_preprocessor : bool
+        Write ``models/preprocessor.joblib``.
+
+    Returns
+    -------
+    X_train_t, X_test_t : DataFrame of shape (n rows, n features)
+        Rows as a model sees them; None without ``X_test``.
+    preprocessor : Pipeline
+    """
+    # Here and not above: `preprocessing` joins the transformers of this module.
+    from mlops_project.config import MODELS, load_params
+    from mlops_project.files import dump
+    from mlops_project.preprocessing import feature_table, fit_preprocessor
+    from mlops_project.schema import load_contract
+
+    params = load_params()
+    preprocessor = fit_preprocessor(X_train, load_contract(params.data.contract), params.featurize)
+    if save_preprocessor:
+        dump(preprocessor, MODELS / "preprocessor.joblib")
+    test = None if X_test is None else feature_table(preprocessor, X_test)
+    return feature_table(preprocessor, X_train), test, preprocessor

@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import re
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 METRIC_DIGITS = 6
 
 APPLICANT_ID = "applicant_id"
+NEEDS_PYARROW = "Parquet needs pyarrow; run `uv pip install -e '.[parquet]'`"
 
 # Between making a temporary file and locking it passes less.
 SECONDS_TO_LOCK = 1.0
@@ -155,13 +157,32 @@ def write_json(content: dict[str, Any], path: str | Path) -> None:
 
 
 def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: bool = True) -> None:
-    """Write a CSV file (UTF-8, comma, LF), by default with the index, which holds the applicant ids."""
+    """Write a CSV file (UTF-8, comma, LF), by default with the index, which holds the applicant ids.
+
+    ``-`` is standard output; a path that ends in .parquet becomes Parquet.
+
+    Raises
+    ------
+    DataError
+        If pyarrow is needed and not there.
+    """
+    if str(path) == "-":
+        table.to_csv(sys.stdout, index=index, lineterminator="\n")
+        return
     with atomic_path(path) as temporary:
+        if Path(path).suffix == ".parquet":
+            import pandas as pd
+
+            try:
+                pd.DataFrame(table).to_parquet(temporary, index=index)
+            except ImportError:
+                raise DataError(f"{path}: {NEEDS_PYARROW}") from None
+            return
         table.to_csv(temporary, index=index, lineterminator="\n", encoding="utf-8")
 
 
 def read_table(path: str | Path, text: Iterable[str] = ()) -> pd.DataFrame:
-    """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
+    """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing; ``-`` is standard input.
 
     The columns in ``text`` (`Contract.text_columns`) stay text: as a number, the code "01" would lose its zero.
 
@@ -175,7 +196,14 @@ def read_table(path: str | Path, text: Iterable[str] = ()) -> pd.DataFrame:
     try:
         # Only empty cells are missing: a category may be called "none" or "NA".
         as_text = dict.fromkeys([APPLICANT_ID, *text], str)
-        table = pd.read_csv(path, dtype=as_text, keep_default_na=False, na_values=[""], low_memory=False)
+        if Path(path).suffix == ".parquet":
+            table = pd.read_parquet(path)
+            table = table if APPLICANT_ID in table else table.reset_index()
+        else:
+            source = sys.stdin.buffer if str(path) == "-" else path
+            table = pd.read_csv(source, dtype=as_text, keep_default_na=False, na_values=[""], low_memory=False)
+    except ImportError:
+        raise DataError(f"{path}: {NEEDS_PYARROW}") from None
     except FileNotFoundError:
         raise DataError(f"{path}: not found; run `dvc repro` (or the stage that writes it) first") from None
     except (OSError, ValueError) as error:

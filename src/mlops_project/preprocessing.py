@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sklearn.pipeline import Pipeline
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from mlops_project.config import FeaturizeParams
     from mlops_project.schema import Contract
+
+logger = logging.getLogger(__name__)
 
 
 class Columns(NamedTuple):
@@ -74,6 +77,20 @@ def build_preprocessor(contract: Contract, params: FeaturizeParams) -> Pipeline:
     )
     # All steps but the last give the values view, numbers with gaps; the last makes the encoded view of it.
     return Pipeline([*steps, ("rows", RowFeatures(contract, params.ratios, params.log)), ("features", features)])
+
+
+def fit_preprocessor(X: pd.DataFrame, contract: Contract, params: FeaturizeParams) -> Pipeline:
+    """Build the preprocessor, without protected columns if params say so, and fit it. Raises as `build_preprocessor`."""
+    if params.without_protected:
+        contract = contract.without(contract.protected)
+    preprocessor = build_preprocessor(contract, params).fit(X)
+    logger.info(
+        "preprocessor: %d columns become %d features, fitted on %d rows",
+        len(contract.features),
+        len(preprocessor.get_feature_names_out()),
+        len(X),
+    )
+    return preprocessor
 
 
 def value_columns(preprocessor: Pipeline) -> Columns:

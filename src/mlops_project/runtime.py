@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import json
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LOG_FILE = Path("logs/mlops_pipeline.log")
+LAST_ERROR = Path("logs/last_error.json")
 LOG_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 
 logger = logging.getLogger("mlops_project")
@@ -80,6 +82,23 @@ def guarded(work: Callable[[], int | None], *, verbose: bool = False, hint: str 
         return 70
 
 
+def recorded(work: Callable[[], None]) -> None:
+    """Run ``work``; if it fails, leave class and message of its error in ``logs/last_error.json``, else no such file.
+
+    DVC exits with 255 whatever a stage died of; an orchestrator reads here whether trying again can help.
+    """
+    # Removed first, so that a killed stage does not pass for one that failed as the last one did.
+    with contextlib.suppress(OSError):
+        LAST_ERROR.unlink()
+    try:
+        work()
+    except Exception as error:
+        # As with the log file: a folder that cannot be written does not change what happens.
+        with contextlib.suppress(OSError):
+            LAST_ERROR.write_text(json.dumps({"class": type(error).__name__, "message": str(error)}), encoding="utf-8")
+        raise
+
+
 def run_stage(main: Callable[[], None], description: str | None) -> None:
     """Run a stage script: ``python src/<stage>.py [--verbose]`` in the folder that holds params.yaml."""
     parser = argparse.ArgumentParser(
@@ -95,6 +114,6 @@ def run_stage(main: Callable[[], None], description: str | None) -> None:
     # What was imported stays until the end: the garbage collector need not look at it.
     gc.freeze()
     gc.enable()
-    code = guarded(main, verbose=verbose, hint=hint)
+    code = guarded(lambda: recorded(main), verbose=verbose, hint=hint)
     gc.freeze()
     sys.exit(code)

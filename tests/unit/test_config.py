@@ -2,11 +2,14 @@
 
 import copy
 import math
+import random
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 from dvc.api import params_show
 from dvc.repo import Repo
@@ -14,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import to_builtins
 
+from mlops_project import config
 from mlops_project.config import Params, check_params, load_params
 from mlops_project.errors import ParamsError, PipelineError
 from mlops_project.files import read_yaml
@@ -478,3 +482,51 @@ def test_the_source_is_named(content: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("data: {}\n")
     with pytest.raises(ParamsError, match=rf"^{re.escape(str(tmp_path / 'mine.yaml'))}: the key 'data.raw' is missing"):
         load_params(tmp_path / "mine.yaml")
+
+
+def test_names_of_the_guide_say_what_params_say(root, params, monkeypatch):
+    monkeypatch.chdir(root)
+    assert params.train.seed == config.RANDOM_SEED
+    section = getattr(params.models, params.train.model)
+    plain = {key: value for key, value in msgspec.to_builtins(section).items() if not isinstance(value, dict)}
+    assert plain == config.BEST_MODEL_PARAMS
+    assert config.flat_settings(params.models.blend)["svm.C"] == params.models.blend.svm.C
+    assert set(config.AVAILABLE_MODELS) == set(params.train.candidates)
+    with pytest.raises(AttributeError, match="has no attribute 'RANDOM_SEEDS'"):
+        config.RANDOM_SEEDS  # noqa: B018
+
+
+def test_paths_are_those_of_the_pipeline():
+    assert config.get_data_path("Xtest.csv", "processed") == config.PROCESSED / "Xtest.csv"
+    assert config.get_model_path("best_model.joblib") == config.BEST_MODEL
+    with pytest.raises(ValueError, match="kind: found 'cooked', expected one of raw, processed"):
+        config.get_data_path("x.csv", "cooked")
+
+
+def test_all_missing_inputs_are_listed_at_once(tmp_path):
+    (tmp_path / "there").touch()
+    config.validate_inputs([tmp_path / "there"])
+    with pytest.raises(FileNotFoundError, match=r"missing in .*: a\.csv, b\.joblib; fetch with"):
+        config.validate_inputs(["a.csv", tmp_path / "there", "b.joblib"])
+
+
+def test_options_are_checked_as_params_are(params):
+    assert config.with_training(params) == params
+    assert config.with_training(params, "svm", "SMOTE").train.imbalance == "SMOTE"
+    with pytest.raises(ParamsError, match=r"options: .*train\.model.*bogus"):
+        config.with_training(params, "bogus")
+    prior = msgspec.structs.replace(params, evaluate=msgspec.structs.replace(params.evaluate, prior_default_rate=0.05))
+    with pytest.raises(ParamsError, match=r"options: evaluate\.prior_default_rate"):
+        config.with_training(prior, imbalance="SMOTE")
+
+
+def test_one_seed_for_python_and_numpy():
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        assert config.seed_everything(7) == 7
+        first = random.random(), np.random.random()  # noqa: NPY002
+        config.seed_everything(7)
+        assert (random.random(), np.random.random()) == first  # noqa: NPY002
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002

@@ -1,6 +1,8 @@
 """Writes that happen whole or not at all, and tables that come back as they went."""
 
 import gzip
+import importlib.util
+import io
 import json
 import math
 import os
@@ -279,3 +281,25 @@ def test_an_object_that_cannot_be_pickled_leaves_the_old_file(tmp_path: Path) ->
         dump(lambda: None, tmp_path / "object")
     assert load(tmp_path / "object", lambda value: value == [1], "the old one") == [1]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_parquet_goes_out_and_comes_back(tmp_path: Path) -> None:
+    table = pd.DataFrame({"code": ["01", None], "amount": [1.5, 2.0]}, index=pd.Index(["a", "b"], name="applicant_id"))
+    path = tmp_path / "t.parquet"
+    if importlib.util.find_spec("pyarrow") is None:
+        with pytest.raises(DataError, match=r"t.parquet: Parquet needs pyarrow; run .*parquet"):
+            write_table(table, path)
+        return
+    write_table(table, path)
+    pd.testing.assert_frame_equal(read_table(path, ["code"]), table, check_dtype=False)
+    write_table(table["amount"], path)
+    assert list(read_table(path).columns) == ["amount"]
+
+
+def test_tables_go_through_standard_input_and_output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame({"code": ["01", None], "amount": [1.5, 2.0]}, index=pd.Index(["a", "b"], name="applicant_id"))
+    write_table(table, "-")
+    printed = capsys.readouterr().out
+    assert printed == "applicant_id,code,amount\na,01,1.5\nb,,2.0\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(printed.encode())))
+    pd.testing.assert_frame_equal(read_table("-", ["code"]), table, check_dtype=False)

@@ -1,5 +1,6 @@
 """What a user sees of a run: readable lines, one line per error, the rest in the log file, and exit codes."""
 
+import json
 import logging
 import re
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlops_project.errors import ContractError, DataError, ParamsError, PipelineError
-from mlops_project.runtime import LOG_FILE, guarded, run_stage, setup_logging
+from mlops_project.runtime import LAST_ERROR, LOG_FILE, guarded, run_stage, setup_logging
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
 
@@ -171,3 +172,22 @@ def test_the_options_of_a_stage(workdir: Path, monkeypatch: pytest.MonkeyPatch, 
     assert stage(lambda: None, monkeypatch, "--help") == 0
     assert "what it does" in capsys.readouterr().out
     assert stage(lambda: None, monkeypatch, "--no-such-option") == 2
+
+
+def test_a_failed_stage_leaves_the_class_of_its_error_until_the_next_one_starts(workdir: Path, monkeypatch) -> None:
+    for error in (DataError("a.csv: is empty"), ParamsError("no model"), KeyError("a bug")):
+        assert stage(failing(error), monkeypatch) != 0
+        assert json.loads(LAST_ERROR.read_text()) == {"class": type(error).__name__, "message": str(error)}
+    assert stage(lambda: None, monkeypatch) == 0
+    assert not LAST_ERROR.exists()
+    # An interruption is no error of the stage.
+    assert stage(failing(DataError("a.csv: is empty")), monkeypatch) == 1
+    assert stage(failing(KeyboardInterrupt()), monkeypatch) == 130
+    assert not LAST_ERROR.exists()
+
+
+def test_a_log_folder_that_cannot_be_written_does_not_hide_the_error(workdir: Path, monkeypatch, capsys) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    (workdir / "logs").write_text("a file where the folder should be")
+    assert stage(failing(DataError("a.csv: is empty")), monkeypatch) == 1
+    assert capsys.readouterr().err.endswith("\nerror: a.csv: is empty\n")

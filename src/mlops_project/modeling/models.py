@@ -142,6 +142,18 @@ BUILDERS: dict[str, tuple[str, Callable[[Any, TrainParams, Columns], ClassifierM
 }
 
 
+DISPLAY_NAMES = {
+    "scorecard": "Scorecard",
+    "logistic_regression": "Logistic regression",
+    "decision_tree": "Decision tree",
+    "xgboost_monotone": "Monotone XGBoost",
+    "svm": "Support vector machine",
+    "random_forest": "Random forest",
+    "xgboost": "XGBoost",
+    "blend": "Blend",
+}
+
+
 def build_model(name: str, settings: Any, train: TrainParams, columns: Columns) -> Model:
     """Build an unfitted model from its section of ``models``, or of ``models.best``.
 

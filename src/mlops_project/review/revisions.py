@@ -97,6 +97,10 @@ class Revision:
         """
         return Predictions(self._table("held_out.csv"), self._table("out_of_fold.csv"))
 
+    def output(self, path: str | Path) -> bytes:
+        """Content of a file that DVC tracks, fetched from a DVC remote if it is not here; raises as `predictions`."""
+        return _fetch(self, Path(path))
+
     def _yaml(self, path: str | Path) -> dict[str, Any]:
         if self.commit is None:
             return read_yaml(path)
@@ -161,7 +165,7 @@ def _fetch(revision: Revision, path: Path) -> bytes:
             tried.append(f"{remote}: {' '.join(str(error).split())[:120]}")
     raise MissingOutputError(
         f"{path} of {revision.label}: neither in the DVC cache nor in a remote ({'; '.join(tried)}); `dvc push` where it was"
-        " made, or --reproduce to run that pipeline again"
+        " made, or `mlops-compare --reproduce` to run that pipeline again"
     )
 
 

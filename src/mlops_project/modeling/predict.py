@@ -1,0 +1,106 @@
+"""Predicting rows with a saved model, and what they say of it where their outcome is known."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mlops_project.config import PROCESSED
+from mlops_project.files import APPLICANT_ID, write_json, write_table
+from mlops_project.modeling.metrics import cross_validated_metrics
+from mlops_project.modeling.model import table_hash
+from mlops_project.modeling.reasons import reason_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlops_project.modeling.model import RiskModel
+
+logger = logging.getLogger(__name__)
+
+# Not metrics/, which belongs to the evaluate stage.
+PREDICTED = "predictions/predictions.csv"
+PREDICTED_METRICS = "predictions/evaluation_metrics.json"
+
+
+def predict_and_evaluate(
+    model: RiskModel, X_test: pd.DataFrame, y_test: pd.Series, save_predictions: bool = True
+) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """Predict rows whose outcome is known, and compare; warns if the model was trained on them.
+
+    Parameters
+    ----------
+    model : RiskModel
+    X_test : DataFrame of shape (n rows, …)
+        Raw or prepared rows with the contract's columns.
+    y_test : Series of int, shape (n rows,)
+        1 good, 0 bad.
+    save_predictions : bool
+        Write ``predictions/predictions.csv`` and ``predictions/evaluation_metrics.json``.
+
+    Returns
+    -------
+    y_pred : ndarray of int, shape (n rows,)
+        1 where P(good) is above one half.
+    y_proba : ndarray of float, shape (n rows,)
+        P(good).
+    metrics : dict
+        As in cross-validation, decisions at one half.
+    """
+    y_proba = p_good(model, X_test)
+    metrics = compare(model, X_test, y_test, y_proba)
+    if save_predictions:
+        write_table(prediction_table(model, X_test, y_proba, y_test), PREDICTED)
+        write_json(metrics, PREDICTED_METRICS)
+    return (y_proba > 0.5).astype(int), y_proba, metrics
+
+
+def p_good(model: RiskModel, X: pd.DataFrame, batch_size: int | None = None) -> np.ndarray:
+    """Return P(good), shape (n rows,), ``batch_size`` rows at a time (default: all)."""
+    size = batch_size or max(1, len(X))
+    batches = [model.predict_proba(X.iloc[start : start + size])[:, 1] for start in range(0, len(X), size)]
+    return np.concatenate(batches)
+
+
+def compare(model: RiskModel, X: pd.DataFrame, y: pd.Series, y_proba: np.ndarray) -> dict[str, float]:
+    """Return the metrics of predictions; warns if the model was trained on any of the rows."""
+    if seen := rows_seen(model, X, y):
+        logger.warning("%d of %d rows were used to train this model: the figures below are optimistic", seen, len(X))
+    weight = model.contract.row_weights(X) if model.contract.weight else None
+    return cross_validated_metrics(y.to_numpy(dtype=int), y_proba, weight)
+
+
+def rows_seen(model: RiskModel, X: pd.DataFrame, y: pd.Series, development: Path = PROCESSED / "Xtraintest.csv") -> int:
+    """Count the rows that the model was trained on: all if they are its training table, else by the development rows' ids."""
+    if table_hash(X, y.to_numpy(dtype=int), model.contract) == model.training_data_hash:
+        return len(X)
+    if X.index.name != APPLICANT_ID or not development.exists():
+        return 0
+    ids = pd.read_csv(development, usecols=[APPLICANT_ID], dtype=str, keep_default_na=False)[APPLICANT_ID]
+    return int(X.index.isin(ids).sum())
+
+
+def prediction_table(
+    model: RiskModel,
+    X: pd.DataFrame,
+    y_proba: np.ndarray,
+    y: pd.Series | None = None,
+    *,
+    details: bool = False,
+    reasons: int = 0,
+) -> pd.DataFrame:
+    """One row per applicant: ``y_true`` if known, ``y_pred``, ``y_proba`` = P(good).
+
+    With ``details`` also ``probability_of_default`` and ``score``; ``reasons`` names so many columns that lower the score.
+    """
+    table = pd.DataFrame({"y_pred": (y_proba > 0.5).astype(int), "y_proba": y_proba.round(10)}, index=X.index)
+    if y is not None:
+        table.insert(0, "y_true", y.to_numpy(dtype=int))
+    if details:
+        table = table.assign(probability_of_default=(1 - y_proba).round(10), score=model.score(X).round(6))
+    if reasons:
+        table = table.join(reason_table(model.reasons(X, reasons), X.index, reasons))
+    return table

@@ -1,0 +1,195 @@
+"""A real Airflow (`make airflow`) with an SQLite database runs the DAGs in a copy of the working tree."""
+
+import contextlib
+import email
+import email.policy
+import json
+import os
+import shutil
+import socketserver
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+AIRFLOW = ROOT / ".venv/airflow/bin/airflow"
+DAG = "mlops_credit_pipeline"
+STAGES = ("prepare", "featurize", "train", "evaluate")
+RAW = "data/raw/german_credit_modified.csv"
+
+pytestmark = pytest.mark.integration
+
+
+class MailServer(socketserver.ThreadingTCPServer):
+    """As much of SMTP as a client without encryption and password needs."""
+
+    daemon_threads = True
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"220 test\r\n")
+            while line := self.rfile.readline():
+                command = line[:4].upper().strip()
+                if command == b"DATA":
+                    self.wfile.write(b"354 go on\r\n")
+                    text = b"".join(iter(self.rfile.readline, b".\r\n"))
+                    self.server.messages.append(email.message_from_bytes(text, policy=email.policy.default))
+                self.wfile.write(b"221 bye\r\n" if command == b"QUIT" else b"250 ok\r\n")
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), self.Handler)
+        self.messages: list[email.message.EmailMessage] = []
+
+
+@pytest.fixture(scope="module")
+def mail() -> Iterator[MailServer]:
+    with MailServer() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+class Project:
+    """A committed copy of the working tree with its data, and an Airflow home for it."""
+
+    def __init__(self, path: Path, home: Path, mail: MailServer) -> None:
+        self.path, self.home = path, home
+        connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": mail.server_address[1]}
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "DVC_", "GIT_"))}
+        self.environment = clean | {
+            "GIT_AUTHOR_NAME": "t",
+            "GIT_AUTHOR_EMAIL": "t@example.org",
+            "GIT_COMMITTER_NAME": "t",
+            "GIT_COMMITTER_EMAIL": "t@example.org",
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(path / "deploy/airflow/dags"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(connection | {"extra": {"disable_ssl": True, "disable_tls": True}}),
+            "AIRFLOW_VAR_MLOPS_PYTHON": sys.executable,
+            "AIRFLOW_VAR_MLOPS_EMAIL": "risk@example.org, ops@example.org",
+            "AIRFLOW_VAR_MLOPS_OWNER": "risk-team",
+        }
+        files = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True
+        ).stdout.decode()
+        for name in filter(None, files.split("\0")):
+            if (ROOT / name).exists():
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, path / name)
+        self.run("git", "init", "-q", "-b", "main")
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "-m", "base")
+        self.run(sys.executable, "-m", "dvc", "pull", "-q", "--allow-missing")
+        self.airflow("db", "migrate")
+
+    def run(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            command, cwd=self.path, env=self.environment | variables, capture_output=True, text=True, check=False, timeout=300
+        )
+        assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def airflow(self, *arguments: str, check: bool = True, **variables: str) -> str:
+        done = self.run(str(AIRFLOW), *arguments, check=check, **variables)
+        return done.stdout + done.stderr
+
+    def query(self, sql: str, *values: str) -> list[tuple]:
+        with contextlib.closing(sqlite3.connect(self.home / "airflow.db", timeout=30)) as database:
+            return database.execute(sql, values).fetchall()
+
+    def states(self, run: str) -> dict[str, str]:
+        return dict(self.query("select task_id, state from task_instance where run_id = ?", run))
+
+    def last_run(self, dag: str) -> tuple[str, str]:
+        """Name and state."""
+        return self.query("select run_id, state from dag_run where dag_id = ? order by id desc limit 1", dag)[0]
+
+
+@pytest.fixture(scope="module")
+def project(mail, tmp_path_factory) -> Project:
+    if not AIRFLOW.exists():
+        # Skip on a person's machine, fail in CI.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no .venv/airflow; `make airflow` installs it")
+    return Project(tmp_path_factory.mktemp("a project"), tmp_path_factory.mktemp("airflow"), mail)
+
+
+def test_dags_test_runs_every_stage_and_gives_the_metrics_of_dvc(project):
+    project.run(sys.executable, "-m", "dvc", "repro", "--pull")
+    metrics = {path: path.read_bytes() for path in (project.path / "metrics").rglob("*.json")}
+    printed = project.airflow("dags", "test", DAG, "--conf", '{"force": true}')
+    run, state = project.last_run(DAG)
+    assert state == "success", printed
+    assert project.states(run) == dict.fromkeys(("check_new_data", *STAGES), "success")
+    positions = [printed.index(f"Running stage '{stage}'") for stage in STAGES]
+    assert positions == sorted(positions)
+    assert metrics == {path: path.read_bytes() for path in metrics}
+    # Airflow's own API server uses a client that its framework will replace.
+    assert [line for line in printed.splitlines() if "deprecat" in line.lower() and "StarletteDeprecation" not in line] == []
+
+
+def test_the_dags_are_what_they_should_be(project):
+    code = f"""
+import json, runpy
+dags = runpy.run_path({str(project.path / "deploy/airflow/dags/mlops_credit_pipeline.py")!r})
+def told(dag):
+    return {{
+        "edges": {{task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks}}, "catchup": dag.catchup,
+        "start": dag.start_date.isoformat(), "tags": sorted(dag.tags), "at once": [dag.max_active_runs, dag.max_active_tasks],
+        "tasks": sorted({{(t.owner, t.retries, t.retry_delay.seconds, t.depends_on_past) for t in dag.tasks}}),
+        "description": dag.description,
+    }}
+sensor = dags["weekly"].get_task("check_new_data")
+print(json.dumps([
+    told(dags["weekly"]), told(dags["on_new_data"]), dags["SCHEDULE"],
+    [sensor.mode, sensor.poke_interval, sensor.timeout.total_seconds() if hasattr(sensor.timeout, "seconds") else sensor.timeout],
+]))
+"""
+    python = [str(AIRFLOW.parent / "python"), "-W", "error::DeprecationWarning:__main__", "-c", code]
+    printed = project.run(*python).stdout
+    weekly, on_new_data, schedule, sensor = json.loads(printed.splitlines()[-1])
+    edges = weekly.pop("edges")
+    assert edges.pop("check_new_data") == []
+    assert list(edges) == list(STAGES)
+    assert edges["prepare"] == ["check_new_data"]
+    assert edges["train"] == ["featurize", "prepare"]
+    assert weekly.pop("description") != on_new_data.pop("description")
+    assert weekly == {
+        "catchup": False,
+        "start": "2025-01-01T00:00:00+00:00",
+        "tags": ["classification", "credit", "mlops"],
+        "at once": [1, 1],
+        "tasks": [["risk-team", 2, 300, False]],
+    }
+    assert on_new_data == weekly | {"edges": edges | {"check_new_data": []}}
+    assert (schedule, sensor) == ("@weekly", ["reschedule", 300, 3600])
+    printed = project.run(*python, AIRFLOW_VAR_MLOPS_SINGLE_TASK="true").stdout
+    assert json.loads(printed.splitlines()[-1])[0]["edges"] == {"check_new_data": [], "dvc_repro": ["check_new_data"]}
+
+
+def test_wrong_data_fails_without_another_try_and_is_mailed(project, mail):
+    raw = project.path / RAW
+    content = raw.read_bytes()
+    raw.unlink()
+    raw.write_text("no,such\ncolumns,here\n", encoding="utf-8")
+    mail.messages.clear()
+    try:
+        printed = project.airflow("dags", "test", DAG, check=False)
+    finally:
+        raw.unlink()
+        raw.write_bytes(content)
+        project.run("git", "checkout", "-q", "--", "data")
+    run, state = project.last_run(DAG)
+    assert state == "failed", printed
+    states = project.states(run)
+    assert states["prepare"] == "failed"
+    assert {states[stage] for stage in STAGES[1:]} == {"upstream_failed"}
+    assert project.query("select try_number from task_instance where run_id = ? and task_id = 'prepare'", run) == [(1,)]
+    (message,) = mail.messages
+    assert message["To"] == "risk@example.org, ops@example.org"
+    assert message["Subject"] == f"{DAG}: prepare failed"
+    assert f"DataError: {RAW}" in message.get_body(("html",)).get_content()
