@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
@@ -181,8 +181,10 @@ def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: boo
         table.to_csv(temporary, index=index, lineterminator="\n", encoding="utf-8")
 
 
-def read_table(path: str | Path, text: Iterable[str] = ()) -> pd.DataFrame:
-    """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing; ``-`` is standard input.
+def read_table(path: str | Path | BinaryIO, text: Iterable[str] = ()) -> pd.DataFrame:
+    """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
+
+    ``-`` is CSV on standard input, a stream is CSV, too.
 
     The columns in ``text`` (`Contract.text_columns`) stay text: as a number, the code "01" would lose its zero.
 
@@ -196,7 +198,7 @@ def read_table(path: str | Path, text: Iterable[str] = ()) -> pd.DataFrame:
     try:
         # Only empty cells are missing: a category may be called "none" or "NA".
         as_text = dict.fromkeys([APPLICANT_ID, *text], str)
-        if Path(path).suffix == ".parquet":
+        if isinstance(path, str | Path) and Path(path).suffix == ".parquet":
             table = pd.read_parquet(path)
             table = table if APPLICANT_ID in table else table.reset_index()
         else:
