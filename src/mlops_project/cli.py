@@ -515,14 +515,21 @@ def mlflow_sync(argv: list[str] | None = None) -> int:
     if args.champion and (args.experiments or len(args.revision) > 1):
         parser.error("--champion: found several revisions, expected one")
 
-    def _sync() -> None:
+    def _sync() -> int:
         from mlops_project.tracking.sync import Target, experiments, named, sync
 
         revisions = named(args.revision or ([] if args.experiments else ["HEAD"])) + (experiments() if args.experiments else [])
         target = Target(args.tracking_uri, args.to, args.registered_model)
-        for revision, run_id, new in sync(revisions, target, champion=args.champion):
-            print(f"{revision.label}: run {run_id} {'written' if new else 'is there already'}")
-        if args.champion:
+        failed = 0
+        for pushed in sync(revisions, target, champion=args.champion):
+            label = pushed.revision.label
+            if pushed.error is None:
+                print(f"{label}: run {pushed.run_id} {'written' if pushed.new else 'is there already'}")
+            else:
+                failed += 1
+                _tell(f"error: {label}: {pushed.error}")
+        if args.champion and not failed:
             print(f"models:/{target.model}@champion is the model of {revisions[0].label}")
+        return min(failed, 1)
 
     return _run(_sync, verbose=args.verbose)

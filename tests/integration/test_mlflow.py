@@ -220,3 +220,61 @@ def test_the_workspace_and_an_unknown_revision_are_refused_before_anything_is_se
     assert "workspace: found the workspace, expected a commit" in project.sync("--revision", "HEAD", "workspace", code=1)
     assert "nowhere: found neither a Git revision nor a DVC experiment" in project.sync("--revision", "nowhere", code=1)
     assert project.state() == before
+
+
+def test_a_revision_without_outputs_does_not_stop_the_others(project):
+    project.run("git", "rm", "-q", "dvc.lock")
+    project.commit("no receipt")
+    project.run("git", "revert", "--no-edit", "HEAD")
+    message = project.sync("--revision", "HEAD~1", "HEAD", code=1)
+    assert message.startswith("error: HEAD~1 (")
+    assert "dvc.lock: not found" in message
+    commit = project.run("git", "rev-parse", "HEAD").strip()
+    assert len(project.runs(f"tags.git_commit = '{commit}'")) == 1
+
+
+SCRIPT = ("python", "scripts/mlflow_experiments.py")
+
+
+def test_the_script_trains_nothing_if_the_server_is_away(down):
+    before = (down.path / "models/best_model.joblib").read_bytes()
+    message = down.run(*SCRIPT, "--tracking-uri", f"http://127.0.0.1:{free_port()}", code=1)
+    assert "the MLflow server does not answer" in message
+    assert (down.path / "models/best_model.joblib").read_bytes() == before
+
+
+def test_six_experiments_are_children_of_one_run(project):
+    params = project.path / "params.yaml"
+    params.write_text(params.read_text(encoding="utf-8").replace("n_repeats: 3", "n_repeats: 1"), encoding="utf-8")
+    printed = project.run(*SCRIPT)
+    children = [line.removeprefix("Run ID: ") for line in printed.splitlines() if line.startswith("Run ID: ")]
+    assert len(children) == 6
+    runs = project.ask(f"[client.get_run(run).to_dictionary() for run in {children}]")
+    names = [f"{model}_smote-{smote}" for model in ("logistic_regression", "random_forest", "xgboost") for smote in (False, True)]
+    assert [run["info"]["run_name"] for run in runs] == names
+    (parent,) = {run["data"]["tags"]["mlflow.parentRunId"] for run in runs}
+    assert project.ask(f"client.get_run({parent!r}).info.status") == "FINISHED"
+    experiment = project.ask("client.get_experiment_by_name('credit_classification').experiment_id")
+    assert {run["info"]["experiment_id"] for run in runs} == {experiment}
+    own = {"logistic_regression": "max_iter", "random_forest": "max_features", "xgboost": "learning_rate"}
+    for run in runs:
+        found = run["data"]["params"]
+        assert run["info"]["run_name"] == f"{found['model_name']}_smote-{found['use_smote']}"
+        assert found["random_seed"] == "42"
+        assert own[found["model_name"]] in found
+
+    # The last one: its results as an artifact, its model as the one that training wrote.
+    written = json.loads((project.path / "models/model_results.json").read_text(encoding="utf-8"))
+    last = runs[-1]["data"]["metrics"]
+    for metric, entry in written["results"].items():
+        assert {key: round(last[f"{metric}_{key}"], 6) for key in entry} == entry
+    logged = project.ask(f"mlflow.artifacts.load_dict('runs:/{children[-1]}/model_results.json')")
+    assert logged == written
+    raw = project.path / "data/raw/german_credit_modified.csv"
+    expression = f"list(map(float, mlflow.pyfunc.load_model('runs:/{children[-1]}/model').predict(rows(dtype=str))))"
+    rows = f"__import__('functools').partial(__import__('pandas').read_csv, {str(raw)!r})"
+    predicted = project.ask(f"(lambda rows: {expression})({rows})")
+    model = load_model(project.path / "models/best_model.joblib")
+    assert model.name == "xgboost"
+    assert predicted == model.predict_proba(pd.read_csv(raw, dtype=str))[:, 1].tolist()
+    project.run("git", "checkout", "-q", "--", "params.yaml")

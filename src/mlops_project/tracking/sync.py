@@ -4,55 +4,34 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import tarfile
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from subprocess import run
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
 
 from mlops_project.config import MODELS, PLOTS, PROCESSED
 from mlops_project.errors import PipelineError
 from mlops_project.files import read_table
-from mlops_project.modeling.model import RiskModel, load_model
+from mlops_project.modeling.model import load_model
 from mlops_project.review.revisions import LOCK, Revision, flat, git, resolve
+from mlops_project.tracking.connection import connected
+from mlops_project.tracking.models import log_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    import pandas as pd
-
-# Read when MLflow is imported or asked; who sets them decides. Its own patience with a silent server is minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
-try:
-    import mlflow
-    from mlflow.entities import Metric, Param, RunTag
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import AnyType
-except ModuleNotFoundError as missing:
-    raise PipelineError(
-        f"{missing.name} is not installed; `uv pip install -e '.[mlflow]'` installs the extra mlops-project[mlflow]"
-    ) from missing
 
 COMMIT_TAG, LOCK_TAG, EXPERIMENT_TAG = "git_commit", "dvc_lock_sha256", "dvc_experiment"
 CHAMPION = "champion"
 CODE = "src/mlops_project"
 SUFFIXES = {"mean": "test_mean", "std": "test_std", "train_mean": "train_mean", "train_std": "train_std"}
-# What loading the package inside a logged model imports, besides the model's own libraries.
-PACKAGE_LIBRARIES = ("mlflow", "msgspec", "pyyaml", "threadpoolctl")
-EXAMPLE_ROWS = 5
 # Limits of the tracking server (mlflow.utils.validation).
 BATCH, LONGEST_VALUE, LONGEST_KEY = 100, 6000, 250
 
@@ -66,8 +45,17 @@ class Target:
     model: str
 
 
-def sync(revisions: Iterable[Revision], target: Target, *, champion: bool = False) -> Iterator[tuple[Revision, str, bool]]:
-    """Push revisions, each after the other, and yield revision, run id and whether the run is new.
+class Pushed(NamedTuple):
+    """A revision, its run, and whether that is new; or why the revision could not be pushed."""
+
+    revision: Revision
+    run_id: str | None = None
+    new: bool = False
+    error: PipelineError | None = None
+
+
+def sync(revisions: Iterable[Revision], target: Target, *, champion: bool = False) -> Iterator[Pushed]:
+    """Push revisions, each after the other. One that lacks an output, or cannot be read by this code, does not stop the others.
 
     What a revision holds is read in full before its run is begun. A run that an interruption left half-written is completed.
 
@@ -82,26 +70,18 @@ def sync(revisions: Iterable[Revision], target: Target, *, champion: bool = Fals
     Raises
     ------
     PipelineError
-        If the server cannot be reached or refuses: what was pushed before is complete, and the next call goes on from there.
-    DataError
-        If an output of a revision is nowhere, or its model cannot be read by this code.
+        As `connected`: what was pushed before is complete, and the next call goes on from there.
     """
-    mlflow.set_tracking_uri(target.uri)
-    mlflow.set_registry_uri(target.uri)
-    try:
-        mlflow.set_experiment(target.experiment)
+    with connected(target.uri, target.experiment):
         for revision in revisions:
-            run_id, new = _push(revision, target)
-            if champion:
-                _crown(run_id, target.model, revision)
-            yield revision, run_id, new
-    except MlflowException as error:
-        # The causes are nested in the text; the first sentence says which request failed, the last why.
-        text = " ".join(str(error).split())
-        raise PipelineError(
-            f"{target.uri}: the MLflow server does not answer or refuses ({_shortened(text)}); what was pushed before stays, run"
-            " the command again when it is back (--tracking-uri or MLFLOW_TRACKING_URI name another)"
-        ) from error
+            try:
+                run_id, new = _push(revision, target)
+                if champion:
+                    _crown(run_id, target.model, revision)
+            except PipelineError as error:
+                yield Pushed(revision, error=error)
+            else:
+                yield Pushed(revision, run_id, new)
 
 
 def named(names: Iterable[str]) -> list[Revision]:
@@ -144,7 +124,7 @@ def _push(revision: Revision, target: Target) -> tuple[str, bool]:
         model_file = Path(folder, "best_model.joblib")
         model_file.write_bytes(revision.output(MODELS / "best_model.joblib"))
         model = load_model(model_file)
-        example = _example(revision, model)
+        rows = read_table(io.BytesIO(revision.output(PROCESSED / "Xtest.csv")), model.feature_names_in_)
         code = _code(revision, Path(folder))
         name = tags.get(EXPERIMENT_TAG, _commit(revision)[:7])
         run_id = (found[0] if found else client.create_run(experiment.experiment_id, tags=tags, run_name=name)).info.run_id
@@ -157,7 +137,7 @@ def _push(revision: Revision, target: Target) -> tuple[str, bool]:
             for path, text in plots.items():
                 client.log_text(run_id, text, f"plots/{path.relative_to(PLOTS)}")
             if _logged_model(run_id) is None:
-                _log_model(model, model_file, example, code)
+                log_model(model, model_file, rows, code)
     return run_id, True
 
 
@@ -211,35 +191,12 @@ def _tags(revision: Revision) -> dict[str, str]:
     return tags | {EXPERIMENT_TAG: name} if name else tags
 
 
-def _example(revision: Revision, model: RiskModel) -> pd.DataFrame:
-    """Rows of applicants as they come: text, absent where missing."""
-    columns = model.feature_names_in_
-    rows = read_table(io.BytesIO(revision.output(PROCESSED / "Xtest.csv")), columns)[columns].head(EXAMPLE_ROWS)
-    rows = rows.astype(object).reset_index(drop=True)
-    return rows.where(rows.notna(), None)
-
-
 def _code(revision: Revision, folder: Path) -> Path:
     """The package as it was: a pickle is read by the code that made it."""
     archive = run(["git", "archive", "--format=tar", _commit(revision), CODE], capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(folder, filter="data")
     return folder / CODE
-
-
-def _log_model(model: RiskModel, file: Path, example: pd.DataFrame, code: Path) -> None:
-    # A cell may be text or a number, and absent: what the contract does not allow is missing, not refused.
-    inputs = Schema([ColSpec(AnyType(), name, required=False) for name in model.feature_names_in_])
-    libraries = model.library_versions | {name: version(name) for name in PACKAGE_LIBRARIES}
-    mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(Path(__file__).with_name("served.py")),
-        artifacts={"model": str(file)},
-        code_paths=[str(code)],
-        signature=ModelSignature(inputs, Schema([ColSpec(DataType.double)])),
-        input_example=example,
-        pip_requirements=[f"{name}=={number}" for name, number in libraries.items()],
-    )
 
 
 def _logged_model(run_id: str) -> Any:
@@ -262,7 +219,3 @@ def _crown(run_id: str, name: str, revision: Revision) -> None:
 
 def _commit(revision: Revision) -> str:
     return str(_committed(revision).commit)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:90]} … {text[-100:]}"
