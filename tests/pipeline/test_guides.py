@@ -55,7 +55,7 @@ def test_every_block_of_the_guide_works_as_written_in_a_fresh_clone(clone):
     registry = (clone.path / "models/registry.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["model"] for line in registry] == ["xgboost", "scorecard"]
     assert done.stdout.count("Run ID: ") == 6
-    assert re.search(r"main: run \w+ written", done.stdout)
-    assert re.search(r"main: run \w+ is there already", done.stdout)
+    assert re.search(r": run \w+ written", done.stdout)
+    assert re.search(r": run \w+ is there already", done.stdout)
     # The runs of other models are gone from the workspace: the last repro made the pipeline's own again.
     assert clone.git("status", "--porcelain") == ""
