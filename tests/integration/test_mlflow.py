@@ -109,6 +109,7 @@ class Project:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, 9)
+                process.wait()
 
     def answers(self) -> bool:
         try:
