@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.request import urlopen
 
 import pandas as pd
@@ -106,6 +109,7 @@ class Project:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, 9)
+                process.wait()
 
     def answers(self) -> bool:
         try:
@@ -215,6 +219,75 @@ def test_a_run_that_was_interrupted_is_completed(project):
     assert after == before
 
 
+# What is in the server's database when a push is killed: the run is begun; the model is being sent.
+MOMENTS = ("SELECT 1 FROM runs WHERE status = 'RUNNING'", "SELECT 1 FROM logged_models WHERE status = 1")
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=["run", "model"])
+def test_a_push_that_was_killed_is_completed_to_what_an_undisturbed_one_writes(project, moment):
+    project.sync()
+    [whole] = project.runs(f"tags.git_commit = '{project.run('git', 'rev-parse', 'HEAD').strip()}'")
+    project.commit("same outputs")
+    environment = project.environment | {"TMPDIR": str(project.folder)}  # a killed process leaves its files
+    with closing(sqlite3.connect(project.folder / "runs.db", timeout=30)) as database:
+        push = subprocess.Popen(["mlops-mlflow-sync"], cwd=project.path, env=environment, stdout=subprocess.DEVNULL)
+        while not database.execute(moment).fetchall():
+            assert push.poll() is None, "it ended before the moment came"
+            time.sleep(0.005)
+        push.kill()
+        push.wait()
+    [half] = project.runs("attributes.status = 'RUNNING'")
+    assert project.sync().endswith(f"run {half} written\n")
+
+    def written(run: str) -> list:
+        return project.ask(
+            f"(lambda run: [run.info.status, run.data.params, run.data.metrics, run.data.tags['dvc_lock_sha256'],"
+            " sorted(file.path for file in client.list_artifacts(run.info.run_id, 'plots')),"
+            " [[model.name, model.status.value] for model in client.search_logged_models([run.info.experiment_id],"
+            f" f'source_run_id = {{run.info.run_id!r}}')]])(client.get_run({run!r}))"
+        )
+
+    assert written(half) == written(whole)
+    assert written(half)[-1] == [["model", "READY"]]
+
+
+def test_a_revision_that_the_server_refuses_does_not_stop_the_others(project):
+    project.commit("refused")
+    project.commit("taken")
+    commit = project.run("git", "rev-parse", "HEAD~1").strip()
+    experiment = "client.get_experiment_by_name('credit_classification').experiment_id"
+    # Someone else's half-written run with another value: MLflow changes no param.
+    run = project.ask(f"client.create_run({experiment}, tags={{'git_commit': {commit!r}}}).info.run_id")
+    project.ask(f"client.log_param({run!r}, 'train.model', 'other')")
+    message = project.sync("--revision", "HEAD~1", "HEAD", code=1)
+    assert message.startswith("error: HEAD~1 (")
+    assert "the MLflow server refuses" in message
+    assert "train.model" in message
+    head = project.run("git", "rev-parse", "HEAD").strip()
+    assert len(project.runs(f"tags.git_commit = '{head}' and attributes.status = 'FINISHED'")) == 1
+    project.ask(f"client.delete_run({run!r})")
+    assert "written" in project.sync("--revision", "HEAD~1")
+
+
+def test_another_server_at_the_address_is_told_of(down):
+    class Another(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(403)
+
+        def log_message(self, *arguments):
+            """Print nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Another) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_address[1]}"
+        message = down.sync("--tracking-uri", uri, code=1)
+        server.shutdown()
+    assert uri in message
+    assert "the MLflow server refuses" in message
+    assert "403" in message
+    assert message.count("\n") == 1
+
+
 def test_the_workspace_and_an_unknown_revision_are_refused_before_anything_is_sent(project):
     before = project.state()
     assert "workspace: found the workspace, expected a commit" in project.sync("--revision", "HEAD", "workspace", code=1)
@@ -270,6 +343,11 @@ def test_six_experiments_are_children_of_one_run(project):
         assert {key: round(last[f"{metric}_{key}"], 6) for key in entry} == entry
     logged = project.ask(f"mlflow.artifacts.load_dict('runs:/{children[-1]}/model_results.json')")
     assert logged == written
+    signature = f"mlflow.models.get_model_info('runs:/{children[-1]}/model')"
+    assert project.ask(f"[len({signature}.signature.inputs.inputs), {signature}.saved_input_example_info is not None]") == [
+        len(load_model(project.path / "models/best_model.joblib").feature_names_in_),
+        True,
+    ]
     raw = project.path / "data/raw/german_credit_modified.csv"
     expression = f"list(map(float, mlflow.pyfunc.load_model('runs:/{children[-1]}/model').predict(rows(dtype=str))))"
     rows = f"__import__('functools').partial(__import__('pandas').read_csv, {str(raw)!r})"

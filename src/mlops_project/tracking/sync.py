@@ -22,7 +22,7 @@ from mlops_project.errors import PipelineError
 from mlops_project.files import read_table
 from mlops_project.modeling.model import load_model
 from mlops_project.review.revisions import LOCK, Revision, flat, git, resolve
-from mlops_project.tracking.connection import connected
+from mlops_project.tracking.connection import NoAnswerError, connected
 from mlops_project.tracking.models import log_model
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 COMMIT_TAG, LOCK_TAG, EXPERIMENT_TAG = "git_commit", "dvc_lock_sha256", "dvc_experiment"
 CHAMPION = "champion"
-CODE = "src/mlops_project"
+CODE = Path("src/mlops_project")
 SUFFIXES = {"mean": "test_mean", "std": "test_std", "train_mean": "train_mean", "train_std": "train_std"}
 # Limits of the tracking server (mlflow.utils.validation).
 BATCH, LONGEST_VALUE, LONGEST_KEY = 100, 6000, 250
@@ -55,7 +55,7 @@ class Pushed(NamedTuple):
 
 
 def sync(revisions: Iterable[Revision], target: Target, *, champion: bool = False) -> Iterator[Pushed]:
-    """Push revisions, each after the other. One that lacks an output, or cannot be read by this code, does not stop the others.
+    """Push revisions, each after the other. One that lacks an output, or that the server refuses, does not stop the others.
 
     What a revision holds is read in full before its run is begun. A run that an interruption left half-written is completed.
 
@@ -69,19 +69,21 @@ def sync(revisions: Iterable[Revision], target: Target, *, champion: bool = Fals
 
     Raises
     ------
-    PipelineError
-        As `connected`: what was pushed before is complete, and the next call goes on from there.
+    NoAnswerError
+        If the server cannot be reached: what was pushed before is complete, and the next call goes on from there.
     """
-    with connected(target.uri, target.experiment):
-        for revision in revisions:
-            try:
+    for revision in revisions:
+        try:
+            with connected(target.uri, target.experiment):
                 run_id, new = _push(revision, target)
                 if champion:
                     _crown(run_id, target.model, revision)
-            except PipelineError as error:
-                yield Pushed(revision, error=error)
-            else:
-                yield Pushed(revision, run_id, new)
+        except NoAnswerError:
+            raise
+        except PipelineError as error:
+            yield Pushed(revision, error=error)
+        else:
+            yield Pushed(revision, run_id, new)
 
 
 def named(names: Iterable[str]) -> list[Revision]:
@@ -115,17 +117,13 @@ def _push(revision: Revision, target: Target) -> tuple[str, bool]:
         return found[0].info.run_id, False
     tags = _tags(revision)
     params, metrics = run_params(revision.params()), run_metrics(revision.metrics())
-    plots = {
-        Path(path): revision.read(path) or ""
-        for path in git("ls-tree", "-r", "--name-only", _commit(revision), f"{PLOTS}/").split()
-    }
     time = int(git("show", "-s", "--format=%ct", _commit(revision))) * 1000
     with tempfile.TemporaryDirectory() as folder:
         model_file = Path(folder, "best_model.joblib")
         model_file.write_bytes(revision.output(MODELS / "best_model.joblib"))
         model = load_model(model_file)
         rows = read_table(io.BytesIO(revision.output(PROCESSED / "Xtest.csv")), model.feature_names_in_)
-        code = _code(revision, Path(folder))
+        plots, code = _files(revision, PLOTS, Path(folder)), _files(revision, CODE, Path(folder))
         name = tags.get(EXPERIMENT_TAG, _commit(revision)[:7])
         run_id = (found[0] if found else client.create_run(experiment.experiment_id, tags=tags, run_name=name)).info.run_id
         # At the time of the commit: pushed once more, it is the same entry.
@@ -134,8 +132,7 @@ def _push(revision: Revision, target: Target) -> tuple[str, bool]:
             client.log_batch(run_id, metrics=entries, tags=[RunTag(key, value) for key, value in tags.items()])
             for start in range(0, len(params), BATCH):
                 client.log_batch(run_id, params=[Param(*item) for item in list(params.items())[start : start + BATCH]])
-            for path, text in plots.items():
-                client.log_text(run_id, text, f"plots/{path.relative_to(PLOTS)}")
+            client.log_artifacts(run_id, str(plots), "plots")
             if _logged_model(run_id) is None:
                 log_model(model, model_file, rows, code)
     return run_id, True
@@ -191,19 +188,26 @@ def _tags(revision: Revision) -> dict[str, str]:
     return tags | {EXPERIMENT_TAG: name} if name else tags
 
 
-def _code(revision: Revision, folder: Path) -> Path:
-    """The package as it was: a pickle is read by the code that made it."""
-    archive = run(["git", "archive", "--format=tar", _commit(revision), CODE], capture_output=True, check=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+def _files(revision: Revision, path: Path, folder: Path) -> Path:
+    """Write a folder of Git as it was: plots, and the package, since a pickle is read by the code that made it."""
+    archive = run(["git", "archive", "--format=tar", _commit(revision), str(path)], capture_output=True, check=False)
+    if archive.returncode != 0:
+        raise PipelineError(f"{path}: not found in {revision.label}; expected a revision of this pipeline")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
         tar.extractall(folder, filter="data")
-    return folder / CODE
+    return folder / path
 
 
 def _logged_model(run_id: str) -> Any:
-    """The run's model, unless its upload was interrupted."""
-    outputs = mlflow.get_run(run_id).outputs
-    models = [mlflow.get_logged_model(output.model_id) for output in outputs.model_outputs] if outputs else []
-    return next((model for model in models if model.status == "READY"), None)
+    """The run's model; one whose upload was interrupted is removed."""
+    client = mlflow.MlflowClient()
+    ready = None
+    for model in client.search_logged_models([client.get_run(run_id).info.experiment_id], f"source_run_id = '{run_id}'"):
+        if model.status == "READY":
+            ready = model
+        else:
+            client.delete_logged_model(model.model_id)
+    return ready
 
 
 def _crown(run_id: str, name: str, revision: Revision) -> None:
