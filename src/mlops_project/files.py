@@ -95,8 +95,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it only if the block succeeds.
+def atomic_path(path: str | Path, mode: int = 0o644) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it, with these permissions, only if the block succeeds.
 
     A writer locks its temporary file; the lock goes with the process. So the next writer tells what a killed one left
     behind from the file of one that is at work, and removes the former.
@@ -115,7 +115,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         temporary = Path(name)
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)
