@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import os
 import sqlite3
 import threading
 import time
+import zlib
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -34,6 +36,8 @@ MAX_WAITING_BYTES = 256 * 1024 * 1024
 PRUNE_EVERY, PRUNE_AT_ONCE = 3600.0, 200
 # A request can hold megabytes, so few are read at once.
 READ_AT_ONCE = 20
+# From here on compressing costs less than writing.
+COMPRESS_BYTES = 4096
 
 logger = logging.getLogger(__name__)
 
@@ -306,7 +310,7 @@ class Store:
 
     def append(self, records: Sequence[Record]) -> None:
         """Insert records in one transaction."""
-        rows = [(r.request_id, r.time, r.model_version, r.rows, r.inputs, r.results) for r in records]
+        rows = [(r.request_id, r.time, r.model_version, r.rows, _packed(r.inputs), _packed(r.results)) for r in records]
         named = [(name, r.request_id, i) for r in records for i, name in enumerate(r.applicants) if name is not None]
 
         def insert(again: bool) -> None:
@@ -360,7 +364,7 @@ class Store:
                 late = self.execute("SELECT position, outcome, time FROM outcomes WHERE request_id = ?", (request_id,)).fetchall()
                 references = dict(named)
                 applicants = tuple(references.get(i) for i in range(rows)) if references else ()
-                record = Record(request_id, when, version, bytes(inputs), bytes(answers), rows, applicants)
+                record = Record(request_id, when, version, _unpacked(inputs), _unpacked(answers), rows, applicants)
                 yield Logged(record, {position: (outcome, posted) for position, outcome, posted in late})
 
     def delete_applicant(self, applicant: str) -> int:
@@ -415,7 +419,7 @@ class Store:
         elif gone:
             self.execute(
                 "UPDATE requests SET deleted = ?, inputs = ?, results = ? WHERE request_id = ?",
-                (deleted + len(gone), _without(bytes(inputs), gone), _without(bytes(answers), gone), request_id),
+                (deleted + len(gone), _without(inputs, gone), _without(answers, gone), request_id),
             )
             for table in ("applicants", "outcomes"):
                 pairs = [(request_id, i) for i in gone]
@@ -431,17 +435,27 @@ def _positions(rows: int, deleted: int, answers: bytes) -> Callable[[int], bool]
     """Say which positions a request has: a deleted one is null in the results."""
     if not deleted:
         return lambda i: 0 <= i < rows
-    decisions = msgspec.json.decode(answers)["decision"]
+    decisions = msgspec.json.decode(_unpacked(answers))["decision"]
     return lambda i: 0 <= i < rows and decisions[i] is not None
 
 
 def _without(content: bytes, gone: set[int]) -> bytes:
     """Put null in the place of rows, in a list of them or in each column; the others keep their positions."""
-    decoded = decoded_json(content)
+    decoded = decoded_json(_unpacked(content))
     for column in [decoded] if isinstance(decoded, list) else decoded.values():
         for i in gone:
             column[i] = None
-    return msgspec.json.encode(decoded)
+    return _packed(msgspec.json.encode(decoded))
+
+
+def _packed(content: bytes) -> bytes:
+    return zlib.compress(content, 1) if len(content) >= COMPRESS_BYTES else content
+
+
+def _unpacked(content: bytes | memoryview) -> bytes:
+    """Decompress what is: JSON does not begin with zlib's first byte."""
+    content = bytes(content)
+    return zlib.decompress(content) if content[:1] == b"\x78" else content
 
 
 def decoded_json(content: bytes) -> Any:
@@ -463,6 +477,7 @@ class SqliteStore(Store):
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
             # Personal data: for the owner only. The files that SQLite puts beside it take its mode.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._inode = os.stat(self.path).st_ino
             self.connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
             self.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -491,14 +506,19 @@ class SqliteStore(Store):
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what the block did, or nothing of it; waits for other processes."""
-        self.connection.execute("BEGIN IMMEDIATE")
+        # SQLite waits by sleeping and trying again, and who sleeps is overtaken; the kernel has a queue.
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
-            yield
-            self.connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self.connection.execute("ROLLBACK")
-            raise
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self.connection.execute("ROLLBACK")
+                raise
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def attempt(self, work: Callable[[bool], Any]) -> Any:
         """Run ``work`` in a transaction."""
@@ -519,6 +539,11 @@ class SqliteStore(Store):
             raise
         except (OSError, sqlite3.Error) as error:
             raise LogError(f"{self.path}: the prediction log cannot be used ({error})") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        os.close(self._lock)
 
     def clean_up(self) -> None:
         """Give free pages back and empty the write-ahead log, which holds old pages."""
