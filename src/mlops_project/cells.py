@@ -106,22 +106,16 @@ class CellParser:
         return Cells(np.where(valid, values, math.nan), status)
 
     def parse_cell(self, cell: Any) -> tuple[float, int]:
-        """Return value and status of one cell; None and NaN, which `parse` knows as missing, are not for this."""
+        """Return value and status of one cell. None and NaN, which are missing in every column, are not for this."""
         if type(cell) in (int, float) and self.text_codes is None and not self.date:
-            try:
-                number = float(cell)
-            except OverflowError:
-                return math.nan, INVALID
-            value = self._number(number)
-            if value is None:
-                return math.nan, TOKEN if number in self.missing_numbers else INVALID
-            return value, VALID
+            return self._parse_number(cell)
         try:
             text = str(cell).strip().casefold()
         except ValueError:  # a whole number of more digits than Python writes
             return math.nan, INVALID
         if text in EMPTY and not (self.text_codes and text in self.text_codes):
             return math.nan, MISSING
+        number = None
         if self.date:
             value = self._date(cell, text)
         elif self.text_codes is not None:
@@ -134,11 +128,20 @@ class CellParser:
                 written = text.replace(".", "_").replace(self.decimal, ".")
             number = float(written) if _NUMBER.fullmatch(written) else None
             value = None if number is None else self._number(number)
-            if value is None and number in self.missing_numbers:
-                return math.nan, TOKEN
         if value is not None:
             return value, VALID
-        return math.nan, TOKEN if text in self.tokens else INVALID
+        return math.nan, TOKEN if text in self.tokens or number in self.missing_numbers else INVALID
+
+    def _parse_number(self, cell: float) -> tuple[float, int]:
+        """As the text of the number would be parsed, in a fifth of the time."""
+        try:
+            number = float(cell)
+        except OverflowError:
+            return math.nan, INVALID
+        value = self._number(number)
+        if value is not None:
+            return value, VALID
+        return math.nan, TOKEN if number in self.missing_numbers else INVALID
 
     def _number(self, number: float) -> float | None:
         if self.number_codes is not None:

@@ -45,8 +45,8 @@ SETS = {(True, False): ["good"], (False, True): ["bad"], (True, True): ["good", 
 class Parsed(NamedTuple):
     """Parsed cells of the columns that a model reads.
 
-    ``values`` are float of shape (n rows, n columns), NaN where missing or out of contract; ``status`` uint8 of the same shape, as
-    in `Cells`, or None where all are valid; ``columns`` the names.
+    ``values`` are float of shape (n rows, n columns), NaN where missing or out of contract; ``status`` uint8 of the same shape,
+    as in `Cells`, or None where all are valid; ``columns`` the names.
     """
 
     values: np.ndarray
@@ -154,7 +154,7 @@ class CompiledScorer:
         """Write the plan: an ``.npz`` file, the same bytes for the same plan. Raises PipelineError if it cannot be written."""
         header = np.frombuffer(json.dumps(self.header, allow_nan=False).encode(), dtype=np.uint8)
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, header=header, **self.arrays)
+            np.savez(stream, allow_pickle=False, header=header, **dict(self.arrays))
 
     def parse(self, records: Sequence[Mapping[str, Any]]) -> Parsed:
         """Parse applicants, column name → cell, as `Contract.parse_features` parses a table; absent columns are missing.
@@ -290,7 +290,7 @@ class _Reader:
                 return self.parser.parse_numbers(cells.astype(float))
             cells = cells.tolist()
         if not PLAIN.issuperset(map(type, cells)):
-            return np.array([self.read(cell) for cell in cells]).reshape(-1, 2).T
+            return tuple(np.array([self.read(cell) for cell in cells]).reshape(-1, 2).T)
         values = list(map(self.known.get, cells))
         status: Any = 0
         if None in values:
@@ -367,7 +367,8 @@ def _part(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 def _without(*names: str) -> Iterator[None]:
     """Let imports of packages fail that nobody has imported yet."""
     hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # None stands for: there is none
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment] # stands for: there is none
     try:
         yield
     finally:

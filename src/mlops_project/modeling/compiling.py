@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import OneHotEncoder, RobustScaler, StandardScaler
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 from mlops_project.errors import PipelineError
-from mlops_project.features import FeaturePreprocessor, OutlierHandler
 from mlops_project.modeling.calibration import Calibrated, Sigmoid
 from mlops_project.modeling.compiled import FORMAT, CompiledScorer, contract_to_plan
 from mlops_project.modeling.ensemble import SoftVote
@@ -23,9 +23,13 @@ from mlops_project.modeling.scorecard import Scorecard
 from mlops_project.preprocessing import value_columns
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from sklearn.pipeline import Pipeline
+    from xgboost import Booster
 
+    from mlops_project.features import FeaturePreprocessor, OutlierHandler
     from mlops_project.modeling.model import RiskModel
     from mlops_project.modeling.policy import Policy
     from mlops_project.schema import Contract
@@ -39,13 +43,13 @@ TOLERANCE = {"sum": 1e-9, "kernel": 1e-9, "forest": 1e-6, "boosted": 1e-6}
 # What may stand in any column; texts are written as people and machines write.
 STRANGE = (
     None, "", " ", "nan", "NaN", "<NA>", "None", math.nan, math.inf, -math.inf, "inf", "-Infinity", "1e400", True, False, "true",
-    0, -1, -3.5, 1e15, -1e15, 10**30, 2**64, "1,5", "1.5", "1.000,5", "1 000", "1_000", "0x1", "+1", "1.", ".5", "1e1", "--1", "١",
-    "?", "x" * 100, "\x00", "'; DROP TABLE applicants; --", "2.0.0",
+    0, -1, -3.5, 1e15, -1e15, 10**30, 2**64, "1,5", "1.5", "1.000,5", "1 000", "1_000", "0x1", "+1", "1.", ".5", "1e1", "--1",
+    "١", "?", "x" * 100, "\x00", "'; DROP TABLE applicants; --", "2.0.0",
 )  # fmt: skip
 N_CLEAN = 40
 
 
-class NotCompilable(PipelineError):
+class NotCompilable(PipelineError):  # noqa: N818 - it is no fault
     """The model has no compiled form; the pipeline inside it must be asked."""
 
 
@@ -112,7 +116,7 @@ def parity(model: RiskModel, scorer: CompiledScorer, table: pd.DataFrame) -> flo
     other does not.
     """
     expected = model.predict_proba(table)[:, 1]
-    records = table[scorer.columns].to_dict("records")
+    records: list[Any] = table[scorer.columns].to_dict("records")
     parsed = scorer.parse(records)
     found = [scorer.p_good(parsed.values)]
     found.append(np.concatenate([scorer.p_good(scorer.parse([record]).values) for record in records]))
@@ -147,8 +151,7 @@ def reference_rows(contract: Contract) -> pd.DataFrame:
         for i, cell in enumerate([*cells, *clean[column]]):
             rows.append([*rows[i % N_CLEAN][:column], cell, *rows[i % N_CLEAN][column + 1 :]])
     # Shuffled, each column by itself: strange cells meet.
-    for _ in range(max(map(len, strange))):
-        rows.append([cells[rng.integers(len(cells))] for cells in strange])
+    rows += [[cells[rng.integers(len(cells))] for cells in strange] for _ in range(max(map(len, strange)))]
     rows += [[cell] * len(names) for cell in (None, "", *contract.missing_tokens)]
     return pd.DataFrame(rows, columns=names, dtype=object)
 
@@ -180,7 +183,7 @@ def _edges(contract: Contract, name: str) -> list[Any]:
         written = [way(str(code)) for code in column.code_list for way in (str.upper, str.lower, " {} ".format)]
         return [*written, "no such code", 1, 1.0]
     numbers = column.code_list if column.codes else list(column.range or (-1e6, 1e6))
-    edges = [number + step for number in (min(numbers), max(numbers)) for step in (-1, -0.5, 0, 0.5, 1)]  # type: ignore[type-var, operator]
+    edges = [number + step for number in (min(numbers), max(numbers)) for step in (-1, -0.5, 0, 0.5, 1)]  # type: ignore[operator]
     every = [float(number) for number in [*numbers, *edges]]
     texts = [f"{number:g}".replace(".", contract.decimal) for number in every]
     return [*every, *texts, *(f" +{text}\t" for text in texts), *(int(number) for number in every)]
@@ -241,9 +244,19 @@ def _member(
     elif isinstance(classifier, LogisticRegression) and features is not None:
         form, arrays = "sum", _regression(classifier, features, pipeline)
         view = "values"
+    elif isinstance(classifier, (DecisionTreeClassifier, RandomForestClassifier)):
+        form, arrays = "forest", _forest(getattr(classifier, "estimators_", [classifier]))
+    elif isinstance(classifier, (SVC, CalibratedClassifierCV)):
+        form, arrays = "kernel", _kernel(classifier)
+    elif hasattr(classifier, "get_booster"):
+        form, arrays = "boosted", _boosted(classifier.get_booster(), exact=calibration == "isotonic")
     else:
-        raise NotCompilable(f"{type(classifier).__name__}: has no compiled form; its pipeline must be asked")
+        raise _not_compilable(classifier)
     return {"form": form, "view": view, "calibration": calibration}, arrays | of_calibration
+
+
+def _not_compilable(classifier: Any) -> NotCompilable:
+    return NotCompilable(f"{type(classifier).__name__}: has no compiled form; ask the model itself")
 
 
 def _codes(pipeline: Pipeline) -> list[np.ndarray | None]:
@@ -257,9 +270,10 @@ def _scorecard(card: Scorecard, pipeline: Pipeline) -> Arrays:
     """Each bin is a step; of codes each is one, as no other values reach a model."""
     columns = []
     for bins, coefficient, codes in zip(card.encoder_.bins_, card.coef_[0], _codes(pipeline), strict=True):
-        nominal = bins.kind == "nominal"
-        starts = np.r_[-np.inf, (codes[1:] if codes is not None else np.empty(0)) if nominal else bins.points]
-        levels = bins.woe[bins.assign(codes) if nominal else np.arange(bins.n)]
+        if bins.kind == "nominal" and codes is not None:
+            starts, levels = np.r_[-np.inf, codes[1:]], bins.woe[bins.assign(codes)]
+        else:
+            starts, levels = np.r_[-np.inf, bins.points], bins.woe[: bins.n]
         columns.append((starts, coefficient * levels, coefficient * bins.woe[bins.n], 0.0, 0.0))
     return _sum(columns, card.intercept_)
 
@@ -302,4 +316,75 @@ def _sum(columns: list[tuple[np.ndarray, np.ndarray, float, float, float]], inte
         "slope": np.array([slope for *_, slope, _ in columns]),
         "center": np.array([center for *_, center in columns]),
         "intercept": np.asarray(intercept, dtype=float).ravel(),
+    }
+
+
+def _forest(trees: list[DecisionTreeClassifier]) -> Arrays:
+    """Left is what is at most the threshold, in double precision, of numbers in single precision."""
+    parts = []
+    for tree in (estimator.tree_ for estimator in trees):
+        threshold = tree.threshold.astype(np.float32)
+        threshold = np.where(threshold > tree.threshold, np.nextafter(threshold, np.float32(-np.inf)), threshold)
+        below = np.nextafter(threshold, np.float32(np.inf))
+        missing_left = tree.missing_go_to_left.astype(bool)
+        parts.append((tree.children_left, tree.children_right, tree.feature, below, missing_left, tree.value[:, 0, 1]))
+    return _trees(parts)
+
+
+def _boosted(booster: Booster, *, exact: bool) -> Arrays:
+    learner = json.loads(booster.save_raw("json"))["learner"]
+    parts = []
+    for tree in learner["gradient_booster"]["model"]["trees"]:
+        if any(tree["split_type"]):
+            raise NotCompilable("XGBoost: has splits by category, which have no compiled form; ask the model itself")
+        # Of a leaf, the condition is its value.
+        condition = np.array(tree["split_conditions"], dtype=np.float32)
+        left, right = (np.array(tree[f"{side}_children"]) for side in ("left", "right"))
+        parts.append((left, right, np.array(tree["split_indices"]), condition, np.array(tree["default_left"], bool), condition))
+    # A probability, in brackets from XGBoost 3.1 on.
+    start = np.array([learner["learner_model_param"]["base_score"].strip("[]")], dtype=np.float32)
+    raw = {"raw": np.frombuffer(bytes(booster.save_raw("ubj")), dtype=np.uint8), "exact": np.array([exact])}
+    return raw | {"start": -np.log(1 / start - 1)} | _trees(parts)
+
+
+def _trees(parts: Sequence[tuple[np.ndarray, ...]]) -> Arrays:
+    """Join trees, each: left and right child (below 0: a leaf), feature, threshold, whether missing goes left, value."""
+    sizes = [len(left) for left, *_ in parts]
+    roots = np.cumsum([0, *sizes[:-1]])
+    out: dict[str, list[np.ndarray]] = {name: [] for name in ("left", "right", "feature", "threshold", "missing_left", "value")}
+    for root, (left, right, feature, threshold, missing_left, value) in zip(roots, parts, strict=True):
+        leaf, own = left < 0, np.arange(len(left))
+        out["left"].append(root + np.where(leaf, own, left))
+        out["right"].append(root + np.where(leaf, own, right))
+        out["feature"].append(np.where(leaf, 0, feature))
+        out["threshold"].append(threshold)
+        out["missing_left"].append(missing_left)
+        out["value"].append(value.astype(float))
+    arrays = {name: np.concatenate(found) for name, found in out.items()}
+    return arrays | {"roots": roots, "depth": np.array([max(_depth(left, right) for left, right, *_ in parts)])}
+
+
+def _depth(left: np.ndarray, right: np.ndarray) -> int:
+    depth, level = 0, np.array([0])
+    while len(level := np.concatenate([left[level], right[level]])[np.r_[left[level], left[level]] >= 0]):
+        depth += 1
+    return depth
+
+
+def _kernel(machine: SVC | CalibratedClassifierCV) -> Arrays:
+    platt = np.empty(0)
+    if isinstance(machine, CalibratedClassifierCV):
+        if machine.ensemble or machine.method != "sigmoid":
+            raise _not_compilable(machine)
+        (calibrated,) = machine.calibrated_classifiers_
+        (calibrator,) = calibrated.calibrators
+        machine, platt = calibrated.estimator, np.array([calibrator.a_, calibrator.b_])
+    if machine.kernel != "rbf":
+        raise _not_compilable(machine)
+    return {
+        "vectors": machine.support_vectors_,
+        "weight": machine.dual_coef_[0],
+        "intercept": machine.intercept_,
+        "gamma": np.array([machine._gamma]),  # noqa: SLF001 - what `gamma` came to
+        "platt": platt,
     }

@@ -258,7 +258,7 @@ class Boosted:
     raw : ndarray of uint8
         What `Booster.save_raw` gave.
     start : ndarray of float32, shape (1,)
-        Margin before the first tree.
+        Log-odds before the first tree.
     exact : ndarray of bool, shape (1,)
         Whether the last digit matters, so that XGBoost is always asked.
     **arrays : ndarray
@@ -278,7 +278,11 @@ class Boosted:
     def p_good(self, X: np.ndarray) -> np.ndarray:
         """Return P(good), shape (n rows,)."""
         if len(X) <= self.rows_in_numpy:
-            return sigmoid(self.start + self.trees.values(X).sum(axis=1))
+            # In XGBoost's own order and precision: the margin is the same to the last bit, P(good) almost always.
+            rows = np.empty((len(X), 1 + len(self.trees.roots)), dtype=np.float32)
+            rows[:, 0], rows[:, 1:] = self.start, self.trees.values(X)
+            odds_of_bad = np.exp(-np.add.accumulate(rows, axis=1)[:, -1].astype(float)).astype(np.float32)
+            return (1 / (odds_of_bad + np.float32(1))).astype(float)
         return self.booster.inplace_predict(np.ascontiguousarray(X), validate_features=False).astype(float)
 
     def margin(self, X: np.ndarray) -> np.ndarray:
