@@ -33,7 +33,7 @@ from mlops_project.modeling.folds import Fold, make_folds
 from mlops_project.modeling.model import RiskModel, table_hash
 from mlops_project.modeling.models import DISPLAY_NAMES, build_models
 from mlops_project.modeling.reasons import make_reference
-from mlops_project.modeling.scorecard import ScoreScale
+from mlops_project.modeling.scale import ScoreScale
 from mlops_project.modeling.selection import leaderboard, leaderboard_table
 from mlops_project.preprocessing import value_columns
 from mlops_project.schema import load_contract
