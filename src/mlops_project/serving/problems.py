@@ -21,6 +21,19 @@ def problem(status: int, title: str, detail: str, **extra: Any) -> Answer:
     return status, [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body))], body
 
 
+class Refusal(Exception):  # noqa: N818 - an answer, not a fault
+    """A request that gets a problem for an answer; parameters as `problem`, ``headers`` are further ones."""
+
+    def __init__(self, status: int, title: str, detail: str, headers: Headers | None = None, **extra: Any) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.headers, self.extra = status, title, headers or [], extra
+
+    def answer(self) -> Answer:
+        """Return the problem that the caller gets."""
+        status, headers, body = problem(self.status, self.title, str(self), **self.extra)
+        return status, [*headers, *self.headers], body
+
+
 async def respond(send: Send, answer: Answer) -> None:
     """Send a whole answer."""
     status, headers, body = answer
