@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from limits import parse
 from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.errors import ConfigurationError
 
 from mlops_project.errors import PipelineError
 from mlops_project.serving.problems import Answer, Headers, problem
@@ -163,5 +164,5 @@ def _redis(url: str) -> RedisStorage | None:
         )
     except ValueError:
         raise PipelineError(
-            "the URL of the rate limit: cannot be read, expected redis://[:password@]host:port[/number]"
+            "the URL of the rate limit: cannot be read, expected redis://[:password@]host:port[/database]"
         ) from None
