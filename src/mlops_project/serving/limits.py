@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from limits import parse
 from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.errors import ConfigurationError
 
 from mlops_project.errors import PipelineError
 from mlops_project.serving.problems import Answer, Headers, problem
@@ -161,7 +162,7 @@ def _redis(url: str) -> RedisStorage | None:
             socket_connect_timeout=REDIS_SECONDS,
             retry=Retry(NoBackoff(), 1),  # type: ignore[arg-type] # a connection that Redis closed is made anew
         )
-    except ValueError:
+    except (ConfigurationError, ValueError):  # their message holds the URL
         raise PipelineError(
-            "the URL of the rate limit: cannot be read, expected redis://[:password@]host:port[/number]"
+            "the URL of the rate limit: cannot be read, expected redis://[:password@]host:port[/database]"
         ) from None

@@ -547,8 +547,13 @@ class SqliteStore(Store):
 
     def clean_up(self) -> None:
         """Give free pages back and empty the write-ahead log, which holds old pages."""
-        self.connection.execute("PRAGMA incremental_vacuum").fetchall()
-        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        with self._problems():
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            try:
+                self.connection.execute("PRAGMA incremental_vacuum").fetchall()
+                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
 
 
 class PostgresStore(Store):
@@ -612,8 +617,8 @@ class PostgresStore(Store):
                 return work(True)
 
 
-def open_store(url: str, *, durable: bool = True) -> Store:
-    """Open the tables behind a log; `PredictionLog.open` says what ``url`` may be.
+def open_store(url: str, *, durable: bool = True, create: bool = True) -> Store:
+    """Open the tables behind a log; `PredictionLog.open` says what ``url`` may be. A command does not ``create`` a file.
 
     Raises
     ------
@@ -622,7 +627,10 @@ def open_store(url: str, *, durable: bool = True) -> Store:
     """
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path:
-        return SqliteStore(unquote(path), durable=durable)
+        path = unquote(path)
+        if not create and not os.path.exists(path):
+            raise LogError(f"{path}: there is no prediction log; give its URL in --log or MLOPS_LOG_URL")
+        return SqliteStore(path, durable=durable)
     if url.startswith(("postgresql://", "postgres://")):
         return PostgresStore(url, durable=durable)
     raise LogError("the URL of the prediction log: expected sqlite:///path or postgresql://user@host/name")  # not shown: a secret
