@@ -283,6 +283,10 @@ class Store:
         """Commit what the block did, or nothing of it."""
         raise NotImplementedError
 
+    def problems(self) -> contextlib.AbstractContextManager[None]:
+        """Raise the driver's errors as `LogError`, but those that a record is the reason of."""
+        raise NotImplementedError
+
     def attempt(self, work: Callable[[bool], Any]) -> Any:
         """Run ``work`` in a transaction; its argument says whether it may have been committed before."""
         with self.transaction():
@@ -295,6 +299,10 @@ class Store:
     def executemany(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
         """Run one statement for many values."""
         self.connection.cursor().executemany(sql.replace("?", self.mark), values)
+
+    def prepare(self) -> None:
+        """Make the tables, or raise if a newer version made them."""
+        raise NotImplementedError
 
     def create(self) -> None:
         """Make the tables."""
@@ -350,22 +358,31 @@ class Store:
     def read(self) -> Iterator[Logged]:
         """Yield all records in the order in which they came, a few at a time: writers go on meanwhile."""
         last = 0
-        while True:
-            found = self.execute(
-                "SELECT id, request_id, time, model_version, inputs, results, row_count FROM requests"
-                " WHERE id > ? ORDER BY id LIMIT ?",
-                (last, READ_AT_ONCE),
-            ).fetchall()
-            if not found:
-                return
-            last = found[-1][0]
+        while found := self._fetch(
+            "SELECT id, request_id, time, model_version, inputs, results, row_count"
+            " FROM requests WHERE id > ? ORDER BY id LIMIT ?",
+            (last, READ_AT_ONCE),
+        ):
+            these = "WHERE request_id IN (SELECT request_id FROM requests WHERE id > ? AND id <= ?)"
+            span = (last, last := found[-1][0])
+            named = {
+                (row[0], row[1]): row[2]
+                for row in self._fetch(f"SELECT request_id, position, applicant FROM applicants {these}", span)
+            }
+            late: dict[str, dict[int, tuple[str, float]]] = {}
+            for request_id, position, outcome, posted in self._fetch(
+                f"SELECT request_id, position, outcome, time FROM outcomes {these}", span
+            ):
+                late.setdefault(request_id, {})[position] = (outcome, posted)
+            with_names = {request_id for request_id, _ in named}
             for _, request_id, when, version, inputs, answers, rows in found:
-                named = self.execute("SELECT position, applicant FROM applicants WHERE request_id = ?", (request_id,)).fetchall()
-                late = self.execute("SELECT position, outcome, time FROM outcomes WHERE request_id = ?", (request_id,)).fetchall()
-                references = dict(named)
-                applicants = tuple(references.get(i) for i in range(rows)) if references else ()
+                applicants = tuple(named.get((request_id, i)) for i in range(rows)) if request_id in with_names else ()
                 record = Record(request_id, when, version, _unpacked(inputs), _unpacked(answers), rows, applicants)
-                yield Logged(record, {position: (outcome, posted) for position, outcome, posted in late})
+                yield Logged(record, late.get(request_id, {}))
+
+    def _fetch(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        with self.problems():
+            return self.execute(sql, values).fetchall()
 
     def delete_applicant(self, applicant: str) -> int:
         """Delete what is logged of the applicant whom callers refer to so; return the number of predictions."""
@@ -473,17 +490,21 @@ class SqliteStore(Store):
 
     def __init__(self, path: str, *, durable: bool) -> None:
         self.path = os.path.abspath(path)
-        with self._problems():
+        with self.problems():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
             # Personal data: for the owner only. The files that SQLite puts beside it take its mode.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._inode = os.stat(self.path).st_ino
             self.connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
-            self.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            self._use_wal()
             self.connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self.connection.execute("PRAGMA secure_delete = ON")
+
+    def prepare(self) -> None:
+        """Make the tables, or raise if a newer version made them."""
+        with self.problems():
+            self.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            self._use_wal()
             with self.transaction():
                 (found,) = self.execute("PRAGMA user_version").fetchone()
                 self.check_schema(found)
@@ -522,7 +543,7 @@ class SqliteStore(Store):
 
     def attempt(self, work: Callable[[bool], Any]) -> Any:
         """Run ``work`` in a transaction."""
-        with self._problems():
+        with self.problems():
             return self._attempt(work)
 
     def _attempt(self, work: Callable[[bool], Any]) -> Any:
@@ -532,7 +553,8 @@ class SqliteStore(Store):
         return super().attempt(work)
 
     @contextlib.contextmanager
-    def _problems(self) -> Iterator[None]:
+    def problems(self) -> Iterator[None]:
+        """Raise the driver's errors as `LogError`."""
         try:
             yield
         except (sqlite3.IntegrityError, sqlite3.DataError):
@@ -547,7 +569,7 @@ class SqliteStore(Store):
 
     def clean_up(self) -> None:
         """Give free pages back and empty the write-ahead log, which holds old pages."""
-        with self._problems():
+        with self.problems():
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             try:
                 self.connection.execute("PRAGMA incremental_vacuum").fetchall()
@@ -569,7 +591,10 @@ class PostgresStore(Store):
         self.data_errors = (*Store.data_errors, psycopg.IntegrityError, psycopg.DataError)
         self._url, self._durable = url, durable
         self._connect()
-        with self._problems(), self.transaction():
+
+    def prepare(self) -> None:
+        """Make the tables, or raise if a newer version made them."""
+        with self.problems(), self.transaction():
             self.execute("SELECT pg_advisory_xact_lock(7236541)")  # one process makes the tables
             self.execute("CREATE TABLE IF NOT EXISTS prediction_log (schema_version INTEGER NOT NULL)")
             found = self.execute("SELECT schema_version FROM prediction_log").fetchone()
@@ -579,17 +604,20 @@ class PostgresStore(Store):
                 self.execute("INSERT INTO prediction_log VALUES (?)", (SCHEMA,))
 
     @contextlib.contextmanager
-    def _problems(self) -> Iterator[None]:
+    def problems(self) -> Iterator[None]:
+        """Raise the driver's errors as `LogError`."""
         try:
             yield
         except (self._driver.IntegrityError, self._driver.DataError):
             raise
         except self._driver.Error as error:
-            where = urlsplit(self._url).hostname or "the local socket"  # never the URL: it holds a password
-            raise LogError(f"the prediction log at {where} cannot be used ({' '.join(str(error).split())})") from None
+            # Never the URL nor what the driver repeats of it: it holds a password.
+            where = urlsplit(self._url)
+            said = " ".join(str(error).split()).replace(where.password or "\0", "***")
+            raise LogError(f"the prediction log at {where.hostname or 'the local socket'} cannot be used ({said})") from None
 
     def _connect(self) -> None:
-        with self._problems():
+        with self.problems():
             self.connection = self._driver.connect(
                 self._url,
                 autocommit=True,
@@ -605,7 +633,7 @@ class PostgresStore(Store):
 
     def attempt(self, work: Callable[[bool], Any]) -> Any:
         """Run ``work`` in a transaction, once more if the connection is lost."""
-        with self._problems():
+        with self.problems():
             if not self.connection.closed:
                 try:
                     return super().attempt(work)
@@ -626,11 +654,20 @@ def open_store(url: str, *, durable: bool = True, create: bool = True) -> Store:
         If they cannot be opened, or were made by a newer version.
     """
     scheme, _, path = url.partition(":///")
+    store: Store
     if scheme == "sqlite" and path:
         path = unquote(path)
         if not create and not os.path.exists(path):
             raise LogError(f"{path}: there is no prediction log; give its URL in --log or MLOPS_LOG_URL")
-        return SqliteStore(path, durable=durable)
-    if url.startswith(("postgresql://", "postgres://")):
-        return PostgresStore(url, durable=durable)
-    raise LogError("the URL of the prediction log: expected sqlite:///path or postgresql://user@host/name")  # not shown: a secret
+        store = SqliteStore(path, durable=durable)
+    elif url.startswith(("postgresql://", "postgres://")):
+        store = PostgresStore(url, durable=durable)
+    else:
+        # Not shown: it may hold a password.
+        raise LogError("the URL of the prediction log: expected sqlite:///path or postgresql://user@host/name")
+    try:
+        store.prepare()
+    except BaseException:
+        store.close()
+        raise
+    return store
