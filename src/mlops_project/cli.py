@@ -406,7 +406,8 @@ def predict(argv: list[str] | None = None) -> int:
     """`mlops-predict`: predict rows with a saved model, and compare with their outcomes."""
     parser = _parser(
         "Predict rows with a saved model, and compare with their outcomes where these are known. Decisions are at\n"
-        "P(good) = 0.5; the decision policy and the figures to report are those of the DVC stage evaluate, in metrics/.",
+        "P(good) = 0.5; the decision policy and the figures to report are those of the DVC stage evaluate, in metrics/.\n"
+        "A file without outcomes may be of any length: memory is bounded, and the same command goes on where a killed one was.",
         "  mlops-predict --save                                           the held-out rows\n"
         "  mlops-predict --X-test new.csv --output scores.csv --reasons   rows without known outcome\n"
         "  mlops-predict --X-test - --output - < new.csv",
@@ -415,7 +416,7 @@ def predict(argv: list[str] | None = None) -> int:
     parser.add_argument("--X-test", metavar="FILE", help="rows, - for standard input (default: data/processed/Xtest.csv)")
     parser.add_argument("--y-test", metavar="FILE", help="outcomes (default: data/processed/ytest.csv if --X-test is not given)")
     parser.add_argument("--output", metavar="FILE", help="write the predictions there; - is standard output")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="rows to predict at a time (default: all)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="rows to predict at a time (default: 20000, all with outcomes)")
     parser.add_argument("--proba", action="store_true", help="also the probability of default and the score in points")
     parser.add_argument("--reasons", action="store_true", help="also the three columns that lower the score most")
     parser.add_argument("--save", action="store_true", help="write predictions/predictions.csv and evaluation_metrics.json there")
@@ -432,14 +433,23 @@ def predict(argv: list[str] | None = None) -> int:
         model = load_model(args.model)
         y_file = args.y_test or (None if args.X_test else PROCESSED / "ytest.csv")
         X_file = args.X_test or PROCESSED / "Xtest.csv"
+        outputs = [*([predicting.PREDICTED] if args.save else []), *([args.output] if args.output else [])]
+        reasons = 3 if args.reasons else 0
+        if not y_file and outputs and "-" not in (args.X_test, args.output):
+            from mlops_project.modeling.batch import BATCH_ROWS, predict_file
+
+            for output in outputs:
+                size = args.batch_size or BATCH_ROWS
+                rows = predict_file(model, args.model, X_file, output, batch_rows=size, details=args.proba, reasons=reasons)
+            _tell(f"{', '.join(outputs)} written: {rows} rows, {model.name}")
+            return
         if y_file:
             X, y = _rows(X_file, y_file, model.contract)
         else:
-            X, y = read_table(X_file, model.contract.text_columns), None
+            X, y = read_table(X_file, model.contract.text_columns, named=False), None
         y_proba = predicting.p_good(model, X, args.batch_size)
         metrics = None if y is None else predicting.compare(model, X, y, y_proba)
-        table = predicting.prediction_table(model, X, y_proba, y, details=args.proba, reasons=3 if args.reasons else 0)
-        outputs = [*([predicting.PREDICTED] if args.save else []), *([args.output] if args.output else [])]
+        table = predicting.prediction_table(model, X, y_proba, y, details=args.proba, reasons=reasons)
         for output in outputs:
             write_table(table, output)
         if args.save and metrics is not None:

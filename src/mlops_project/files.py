@@ -181,15 +181,16 @@ def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: boo
         table.to_csv(temporary, index=index, lineterminator="\n", encoding="utf-8")
 
 
-def read_table(path: str | Path, text: Iterable[str] = ()) -> pd.DataFrame:
+def read_table(path: str | Path, text: Iterable[str] = (), *, named: bool = True) -> pd.DataFrame:
     """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing; ``-`` is standard input.
 
     The columns in ``text`` (`Contract.text_columns`) stay text: as a number, the code "01" would lose its zero.
+    Unless the rows must be ``named``, those of a table without applicant ids are numbered from 1 on, in an index ``row``.
 
     Raises
     ------
     DataError
-        If the file is absent, empty or has no column of applicant ids.
+        If the file is absent or empty, or has no column of applicant ids and must have one.
     """
     import pandas as pd
 
@@ -198,7 +199,7 @@ def read_table(path: str | Path, text: Iterable[str] = ()) -> pd.DataFrame:
         as_text = dict.fromkeys([APPLICANT_ID, *text], str)
         if Path(path).suffix == ".parquet":
             table = pd.read_parquet(path)
-            table = table if APPLICANT_ID in table else table.reset_index()
+            table = table.reset_index() if table.index.name == APPLICANT_ID else table
         else:
             source = sys.stdin.buffer if str(path) == "-" else path
             table = pd.read_csv(source, dtype=as_text, keep_default_na=False, na_values=[""], low_memory=False)
@@ -208,11 +209,13 @@ def read_table(path: str | Path, text: Iterable[str] = ()) -> pd.DataFrame:
         raise DataError(f"{path}: not found; run `dvc repro` (or the stage that writes it) first") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    if APPLICANT_ID not in table:
+    if APPLICANT_ID not in table and named:
         raise DataError(f"{path}: found columns {list(table.columns)[:5]}, expected {APPLICANT_ID!r}; rerun `dvc repro prepare`")
     if table.empty:
         raise DataError(f"{path}: holds no rows; check metrics/prepare.json")
-    return table.set_index(APPLICANT_ID)
+    if APPLICANT_ID in table:
+        return table.set_index(APPLICANT_ID)
+    return table.set_index(pd.RangeIndex(1, len(table) + 1, name="row"))
 
 
 def dump(estimator: Any, path: str | Path) -> None:

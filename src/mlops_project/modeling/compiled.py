@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 # Cells per column whose parsed value is remembered, and the longest text among them.
-REMEMBERED = 2048
+REMEMBERED = 4096
 LONGEST = 24
 # Types whose equal values are parsed alike. True == 1, so a truth value must not be looked up.
 PLAIN = frozenset((str, int, float, type(None)))
@@ -265,11 +265,12 @@ class CompiledScorer:
 
 
 class _Reader:
-    """Reads one column's cells, and remembers what common ones mean."""
+    """Reads one column's cells, and remembers what common ones mean: ``known`` their values, ``refused`` why they have none."""
 
     def __init__(self, parser: CellParser) -> None:
         self.parser = parser
         self.known: dict[Any, float] = {}
+        self.refused: dict[Any, int] = {None: MISSING}
         # 1 and 1.0 are the same key and not the same text.
         self.kinds: tuple[type, ...] = (str,) if parser.text_codes is not None else (str, int, float)
 
@@ -278,9 +279,10 @@ class _Reader:
         if cell is None or cell != cell:  # noqa: PLR0124 - NaN
             return math.nan, MISSING
         value, status = self.parser.parse_cell(cell)
-        short = not isinstance(cell, str) or len(cell) <= LONGEST
-        if not status and type(cell) in self.kinds and short and len(self.known) < REMEMBERED:
-            self.known[cell] = value
+        if type(cell) in self.kinds and (type(cell) is not str or len(cell) <= LONGEST):
+            memory: dict[Any, Any] = self.refused if status else self.known
+            if len(memory) < REMEMBERED:
+                memory[cell] = status or value
         return value, status
 
     def read_all(self, cells: Any) -> tuple[Any, Any]:
@@ -290,15 +292,15 @@ class _Reader:
                 return self.parser.parse_numbers(cells.astype(float))
             cells = cells.tolist()
         if not PLAIN.issuperset(map(type, cells)):
-            return tuple(np.array([self.read(cell) for cell in cells]).reshape(-1, 2).T)
+            pairs = np.array([self.read(cell) for cell in cells])
+            return pairs[:, 0], pairs[:, 1]
         values = list(map(self.known.get, cells))
-        status: Any = 0
-        if None in values:
-            status = np.zeros(len(values), dtype=np.uint8)
-            at = -1
-            for _ in range(values.count(None)):
-                at = values.index(None, at + 1)
-                values[at], status[at] = self.read(cells[at])
+        if None not in values:
+            return values, 0
+        status = np.zeros(len(values), dtype=np.uint8)
+        for at in [at for at, value in enumerate(values) if value is None]:
+            found = self.refused.get(cells[at])
+            values[at], status[at] = self.read(cells[at]) if found is None else (math.nan, found)
         return values, status
 
 

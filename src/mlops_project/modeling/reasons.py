@@ -323,8 +323,12 @@ def reason_table(reasons: list[list[Reason]], index: pd.Index, top: int) -> pd.D
     """Return reason codes as columns ``reason_1`` to ``reason_<top>``, empty where a row has fewer."""
     import pandas as pd
 
-    codes: list[list[Any]] = [[reason.code for reason in row] + [None] * (top - len(row)) for row in reasons]
-    return pd.DataFrame(codes, index=index, columns=[f"reason_{i + 1}" for i in range(top)])
+    return pd.DataFrame(reason_codes(reasons, top), index=index)
+
+
+def reason_codes(reasons: list[list[Reason]], top: int) -> dict[str, list[str | None]]:
+    """Return the columns of `reason_table` as lists of shape (n rows,)."""
+    return {f"reason_{i + 1}": [row[i].code if i < len(row) else None for row in reasons] for i in range(top)}
 
 
 def _typical(values: np.ndarray, kind: str) -> float:
