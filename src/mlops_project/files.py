@@ -225,8 +225,8 @@ def dump(estimator: Any, path: str | Path) -> None:
         joblib.dump(estimator, temporary, compress=("zlib", 3))
 
 
-def load(path: str | Path, check: Callable[[Any], bool], expected: str) -> Any:
-    """Read an object that ``dump`` wrote.
+def load(path: str | Path, check: Callable[[Any], bool], expected: str, content: BinaryIO | None = None) -> Any:
+    """Read an object that ``dump`` wrote, or the content of its file.
 
     Unpickling runs code: load only files that come out of this repository's own pipeline.
 
@@ -238,7 +238,7 @@ def load(path: str | Path, check: Callable[[Any], bool], expected: str) -> Any:
     import joblib
 
     try:
-        loaded = joblib.load(path)
+        loaded = joblib.load(path if content is None else content)
     except FileNotFoundError:
         raise PipelineError(f"{path}: not found; run `dvc repro` (or the stage that writes it) first") from None
     except Exception as error:  # a damaged pickle raises almost anything
