@@ -61,11 +61,11 @@ figures: init ## Write the figures of metrics/ into README.md and docs/model-car
 	@$(BIN)/python scripts/figures.py
 
 restore: init ## After a failed run: bring back the last committed state of metrics, lock and outputs
-	git checkout -- dvc.lock metrics
+	git checkout -- dvc.lock metrics models
 	@# Stages only: a raw file that was put in place stays.
 	$(DVC) checkout --force prepare featurize train evaluate
 
-resolve: init ## After a merge: make dvc.lock, metrics/ and README's figures anew from the merged params and code
+resolve: init ## After a merge: make dvc.lock, metrics/, manifests and README's figures anew from the merged params and code
 	@$(BIN)/python scripts/resolve.py
 
 doctor: init ## Diagnose environment, branch, experiments, locks, data and remotes (FIX=1 mends what is safe)

@@ -19,9 +19,11 @@ done
 
 log() { printf '%s [%s] %s\n' "$(date '+%F %T')" "$1" "$2" | tee -a "$logs/pipeline.log"; }
 
+child=
 finish() {
     local code=$?
     trap - EXIT
+    [ -z "$child" ] || kill "$child" 2> /dev/null || true # a step that is still at work
     if [ "$code" -eq 0 ]; then
         log INFO "done: model in models/, predictions and figures in predictions/"
         notify success "pipeline with $model done"
@@ -38,7 +40,11 @@ trap 'exit 143' TERM
 step() { # number, name, command …
     local code=0
     log INFO "step $1/4: $2"
-    "${@:3}" > "$logs/step$1_$2.log" 2>&1 || code=$?
+    # In the background, since a trap waits for what is in the foreground.
+    "${@:3}" > "$logs/step$1_$2.log" 2>&1 &
+    child=$!
+    wait "$child" || code=$?
+    child=
     if [ "$code" -eq 0 ]; then
         log INFO "✓ $2"
     else

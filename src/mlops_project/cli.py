@@ -369,7 +369,6 @@ def train(argv: list[str] | None = None) -> int:
 
     def _train() -> None:
         from mlops_project.config import BEST_MODEL, MODELS, PROCESSED, fold_groups, load_params, with_training
-        from mlops_project.files import dump
         from mlops_project.modeling import train as training
         from mlops_project.preprocessing import load_preprocessor
         from mlops_project.schema import load_contract
@@ -392,7 +391,7 @@ def train(argv: list[str] | None = None) -> int:
         elif result:
             training.save_training(result)
         else:
-            dump(model, output)
+            training.write_model(model, output)
         if result:
             for name, entry in training.cross_validation_results(result.cross_validation).items():
                 print(f"{name:<20}{entry['test_mean']:.3f} ± {entry['test_std']:.3f}")
@@ -400,6 +399,51 @@ def train(argv: list[str] | None = None) -> int:
         _tell_replaced()
 
     return _run(_train, verbose=args.verbose, log_level=logging.INFO)
+
+
+def manifest(argv: list[str] | None = None) -> int:
+    """`mlops-manifest sign|verify|keygen`: what vouches for the files that a service loads."""
+    parser = _parser(
+        "A service loads a model or a policy only if its SHA-256 stands in the manifest beside it, which the pipeline writes,\n"
+        "and if that is in Git's HEAD or, with a key, signed. Images have no Git: sign what goes into them.",
+        "  mlops-manifest keygen --output signing.pem          a new key, and signing.pem.pub\n"
+        "  mlops-manifest sign --key signing.pem models/best_model.joblib models/policy.json\n"
+        "  mlops-manifest verify models/best_model.joblib models/policy.json\n"
+        "  mlops-manifest verify --key signing.pem.pub models/best_model.joblib",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    keygen = commands.add_parser("keygen", help="make an Ed25519 key")
+    keygen.add_argument("-o", "--output", metavar="FILE", required=True, help="the secret key; the public one has .pub behind it")
+    for name, key, text in (
+        ("sign", "MLOPS_SIGNING_KEY", "sign the manifests of files that they vouch for"),
+        ("verify", "MLOPS_MANIFEST_KEY", "check files by their manifests, and these by Git or, with a key, by their signatures"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("files", metavar="FILE", nargs="+", help="model or policy")
+        command.add_argument("--key", metavar="FILE", help=f"key in PEM (default: {key} or the file that {key}_FILE names)")
+        command.add_argument("--uncommitted", action="store_true", help="accept manifests that are not in Git's HEAD")
+    args = parser.parse_args(argv)
+
+    def _manifest() -> None:
+        from mlops_project.errors import PipelineError
+        from mlops_project.modeling import manifest as manifests
+
+        if args.command == "keygen":
+            manifests.write_keys(args.output)
+            _tell(f"{args.output}: secret, for `mlops-manifest sign`; {args.output}.pub: for whoever runs the service")
+            return
+        name = manifests.SIGNING_KEY if args.command == "sign" else manifests.PUBLIC_KEY
+        key = manifests.setting(name, args.key)
+        if args.command == "verify":
+            for file in args.files:
+                print(f"{manifests.verify(file, public_key=key, allow_uncommitted=args.uncommitted)}  {file}")
+            return
+        if key is None:
+            raise PipelineError(f"no key to sign with; give --key FILE, or set {name} or {name}_FILE")
+        for file in args.files:
+            print(manifests.sign(file, key, allow_uncommitted=args.uncommitted))
+
+    return _run(_manifest, verbose=args.verbose)
 
 
 def predict(argv: list[str] | None = None) -> int:

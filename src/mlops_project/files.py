@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
@@ -181,8 +181,10 @@ def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: boo
         table.to_csv(temporary, index=index, lineterminator="\n", encoding="utf-8")
 
 
-def read_table(path: str | Path, text: Iterable[str] = (), *, named: bool = True) -> pd.DataFrame:
-    """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing; ``-`` is standard input.
+def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True) -> pd.DataFrame:
+    """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
+
+    ``-`` is CSV on standard input, a stream is CSV, too.
 
     The columns in ``text`` (`Contract.text_columns`) stay text: as a number, the code "01" would lose its zero.
     Unless the rows must be ``named``, those of a table without applicant ids are numbered from 1 on, in an index ``row``.
@@ -197,7 +199,7 @@ def read_table(path: str | Path, text: Iterable[str] = (), *, named: bool = True
     try:
         # Only empty cells are missing: a category may be called "none" or "NA".
         as_text = dict.fromkeys([APPLICANT_ID, *text], str)
-        if Path(path).suffix == ".parquet":
+        if isinstance(path, str | Path) and Path(path).suffix == ".parquet":
             table = pd.read_parquet(path)
             table = table.reset_index() if table.index.name == APPLICANT_ID else table
         else:
@@ -226,8 +228,8 @@ def dump(estimator: Any, path: str | Path) -> None:
         joblib.dump(estimator, temporary, compress=("zlib", 3))
 
 
-def load(path: str | Path, check: Callable[[Any], bool], expected: str) -> Any:
-    """Read an object that ``dump`` wrote.
+def load(path: str | Path, check: Callable[[Any], bool], expected: str, content: BinaryIO | None = None) -> Any:
+    """Read an object that ``dump`` wrote, or the content of its file.
 
     Unpickling runs code: load only files that come out of this repository's own pipeline.
 
@@ -239,7 +241,7 @@ def load(path: str | Path, check: Callable[[Any], bool], expected: str) -> Any:
     import joblib
 
     try:
-        loaded = joblib.load(path)
+        loaded = joblib.load(path if content is None else content)
     except FileNotFoundError:
         raise PipelineError(f"{path}: not found; run `dvc repro` (or the stage that writes it) first") from None
     except Exception as error:  # a damaged pickle raises almost anything

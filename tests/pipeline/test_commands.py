@@ -1,10 +1,15 @@
 """Console commands and package API beside the DVC stages: the same files with the same bytes, the same figures."""
 
+import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -36,6 +41,11 @@ def script(clone, text):
 
 def results(clone):
     return json.loads((clone.path / "models/model_results.json").read_text(encoding="utf-8"))
+
+
+def p_good(path):
+    with path.open(encoding="utf-8", newline="") as stream:
+        return {row["applicant_id"]: float(row["y_proba"]) for row in csv.DictReader(stream)}
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +88,12 @@ def test_other_options_show_in_dvc_status_and_are_told(quick):
 
 
 @pytest.mark.integration
-def test_command_api_and_stage_find_the_same(quick):
-    command(quick, "train", "--model", "logistic_regression", "--smote")
+@pytest.mark.parametrize("sampler", ["none", "BorderlineSMOTE"])
+def test_command_api_and_stage_find_the_same(quick, sampler):
+    smote = sampler != "none"
+    command(quick, "train", "--model", "logistic_regression", "--smote" if smote else "--no-smote")
+    command(quick, "predict", "--save")
+    predicted = (quick.path / "predictions/predictions.csv").read_bytes()
     by_command = results(quick)
     printed = script(
         quick,
@@ -91,12 +105,13 @@ def test_command_api_and_stage_find_the_same(quick):
         "X, X_test, y, y_test = load_and_prepare_data('data/raw/german_credit_modified.csv')\n"
         "X_t, X_test_t, preprocessor = prepare_features(X, X_test)\n"
         "assert len(X_t) == len(X) and len(X_test_t) == len(X_test)\n"
-        "model, results = train_model(X, y, preprocessor)\n"
+        f"model, results = train_model(X, y, preprocessor, use_smote={smote})\n"
         "y_pred, y_proba, metrics = predict_and_evaluate(model, X_test, y_test)\n"
         "assert {*map(type, metrics.values())} == {float} and len(y_pred) == len(y_proba) == len(y_test)\n"
         "print(json.dumps(results))",
     )
     assert results(quick) == by_command, "package API and command"
+    assert (quick.path / "predictions/predictions.csv").read_bytes() == predicted
     assert {name: {k: round(v, 6) for k, v in entry.items()} for name, entry in json.loads(printed).items()} == by_command[
         "results"
     ]
@@ -106,9 +121,10 @@ def test_command_api_and_stage_find_the_same(quick):
     assert all(entry.keys() == entries for entry in json.loads(printed).values())
 
     quick.edit("params.yaml", "  model: scorecard", "  model: logistic_regression")
-    quick.edit("params.yaml", "  imbalance: none", "  imbalance: BorderlineSMOTE")
-    quick.dvc("repro", "train")
+    quick.edit("params.yaml", "  imbalance: none", f"  imbalance: {sampler}")
+    quick.dvc("repro")
     assert results(quick) == by_command, "DVC stage and command"
+    assert p_good(quick.path / "data/predictions/held_out.csv") == p_good(quick.path / "predictions/predictions.csv")
     quick.git("checkout", "-q", "params.yaml", "dvc.lock", "metrics")
     quick.dvc("checkout", "--force")
 
@@ -245,6 +261,46 @@ def test_a_failing_step_stops_the_robust_script_and_keeps_its_exit_code(installe
         f"step{i}_{name}.log" for i, name in enumerate(COMMANDS[:3], 1)
     ]
     assert "pipeline with bogus failed with exit code 2" in (tmp_path / "told").read_text(encoding="utf-8")
+
+
+@pytest.mark.integration
+def test_a_stopped_robust_script_stops_its_step_and_says_so(installed, tmp_path):
+    environment = {**ENV, "PYTHONPATH": str(installed.path / "src"), "PIPELINE_ON_FAILURE": f'touch "{tmp_path}/told"'}
+    command = [str(installed.path / "scripts/run_pipeline_robust.sh"), "svm"]
+    before = {*(installed.path / "logs").iterdir()}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment) as script:
+        deadline = time.monotonic() + 120
+        while not (logs := [path for path in (installed.path / "logs").glob("*/step3_train.log") if path.parent not in before]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        script.send_signal(signal.SIGTERM)
+        assert script.wait(20) == 143
+    text = (logs[0].parent / "pipeline.log").read_text(encoding="utf-8")
+    assert "[ERROR] failed with exit code 143" in text
+    assert (tmp_path / "told").exists()
+
+
+def test_a_notice_goes_to_the_webhook(installed):
+    posted = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hook = {"PIPELINE_WEBHOOK": f"http://127.0.0.1:{server.server_port}/hook"}
+        ask = 'set -euo pipefail; source scripts/notify.sh; notify failure "it said \\"no\\""'
+        installed.run("bash", "-c", ask, env=hook)
+        server.shutdown()
+    assert posted == [{"status": "failure", "text": 'it said "no"'}]
+    away = installed.run("bash", "-c", ask, env=hook)
+    assert "could not be reached" in away.stderr, "a failing notice fails nothing"
 
 
 @pytest.mark.integration

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -164,12 +164,13 @@ def table_hash(table: pd.DataFrame, y: np.ndarray, contract: Contract) -> str:
     return digest.hexdigest()
 
 
-def load_model(path: str | Path) -> RiskModel:
-    """Read a model that the train stage wrote.
+def load_model(path: str | Path, content: BinaryIO | None = None) -> RiskModel:
+    """Read a model that the train stage wrote, or what has been read of its file already.
 
-    Unpickling runs code: load only models of this repository's own pipeline. Raises PipelineError if it is not one.
+    Unpickling runs code: load only models of this repository's own pipeline; `manifest.load_verified` asks for proof. Raises
+    PipelineError if it is not one.
     """
-    return files.load(path, lambda found: isinstance(found, RiskModel), "a RiskModel of the train stage")
+    return files.load(path, lambda found: isinstance(found, RiskModel), "a RiskModel of the train stage", content)
 
 
 def _version(package: str) -> str | None:

@@ -119,7 +119,7 @@ class Revision:
         local = self.tree / path if self.tree is not None else path
         if self.tree is not None or (self.commit is None and local.exists()):
             return read_table(local)
-        return read_table(io.BytesIO(_fetch(self, path)))  # type: ignore[arg-type]
+        return read_table(io.BytesIO(_fetch(self, path)))
 
 
 def resolve(name: str) -> Revision:

@@ -214,7 +214,7 @@ def _tags(revision: Revision) -> dict[str, str]:
 def _example(revision: Revision, model: RiskModel) -> pd.DataFrame:
     """Rows of applicants as they come: text, absent where missing."""
     columns = model.feature_names_in_
-    rows = read_table(io.BytesIO(revision.output(PROCESSED / "Xtest.csv")), columns)[columns].head(EXAMPLE_ROWS)  # type: ignore[arg-type]
+    rows = read_table(io.BytesIO(revision.output(PROCESSED / "Xtest.csv")), columns)[columns].head(EXAMPLE_ROWS)
     rows = rows.astype(object).reset_index(drop=True)
     return rows.where(rows.notna(), None)
 
