@@ -21,13 +21,14 @@ from msgspec import Meta
 
 from mlops_project.errors import PipelineError
 from mlops_project.files import atomic_path
-from mlops_project.modeling.model import RiskModel, load_model
 from mlops_project.strict import Strict, convert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from mlops_project.modeling.model import RiskModel
 
 MANIFEST_BYTES = 64 * 1024
 SIGNATURE_BYTES = 64
@@ -125,6 +126,8 @@ def load_verified(path: str | Path, *, public_key: str | None = None, allow_unco
 
     What is unpickled are the very bytes that were hashed: nobody can swap the file in between.
     """
+    from mlops_project.modeling.model import load_model  # scikit-learn, which who only verifies does not need
+
     content, sha256 = read_verified(path, public_key=public_key, allow_uncommitted=allow_uncommitted)
     return load_model(path, io.BytesIO(content)), sha256
 

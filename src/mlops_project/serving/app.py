@@ -306,7 +306,7 @@ def model_info(service: Service) -> ModelInfo:
     served = service.models.current
     if served is None or served.scorer.policy is None:
         raise Refusal(503, "Service Unavailable", "no model is loaded")
-    scorer, pointer, header = served.scorer, served.pointer, served.scorer.header
+    scorer, pointer, header, policy = served.scorer, served.pointer, served.scorer.header, served.scorer.policy
     columns = scorer.contract.columns
     return ModelInfo(
         model_version=pointer.model_version,
@@ -318,7 +318,7 @@ def model_info(service: Service) -> ModelInfo:
         params=header["params"],
         metrics=pointer.lineage["metrics"],
         features=[Feature(name, columns[name].kind, columns[name].english, columns[name].domain) for name in scorer.columns],
-        threshold=scorer.policy.threshold,
+        threshold=policy.threshold,
         policy=header["policy"],
         library_versions=header["library_versions"],
         difference=pointer.difference,

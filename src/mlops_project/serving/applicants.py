@@ -265,26 +265,26 @@ def read_arrow(body: bytes, kind: str, names: Names, max_rows: int) -> dict[str,
         400 if it is none; 422 as `read_csv`, and if a column is of a nested type; 413 if it is much larger than its body; 501
         if pyarrow is not installed.
     """
-    pyarrow = import_pyarrow()
+    pa = import_pyarrow()
     limit = MAX_EXPANSION * max(len(body), 1 << 20)
     try:
         if kind == PARQUET:
             from pyarrow import parquet
 
-            file = parquet.ParquetFile(pyarrow.BufferReader(body))
+            file = parquet.ParquetFile(pa.BufferReader(body))
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             _check_number(file.metadata.num_rows, max_rows)
             if sum(group.total_byte_size for group in groups) > limit:
                 raise Refusal(413, "Content Too Large", "the table is much larger than the file; send it in parts")
             schema, load = file.schema_arrow, file.read
         else:
-            reader = pyarrow.ipc.open_stream(pyarrow.BufferReader(body))
-            schema, load = reader.schema, lambda: _batches(reader, limit, max_rows)
+            reader = pa.ipc.open_stream(pa.BufferReader(body))
+            schema, load = reader.schema, lambda: _batches(reader, limit, max_rows, pa)
         _check_header(schema.names, names)
-        _check_types(schema, pyarrow)
+        _check_types(schema, pa)
         table = load()
-        return {name: cells(column, pyarrow) for name, column in zip(table.column_names, table.columns, strict=True)}
-    except pyarrow.ArrowException as error:
+        return {name: cells(column, pa) for name, column in zip(table.column_names, table.columns, strict=True)}
+    except pa.ArrowException as error:
         what = " ".join(str(error).split())[:200]
         raise Refusal(400, "Bad Request", f"the body cannot be read as {kind}: {what}") from None
     except (OSError, UnicodeDecodeError, OverflowError) as error:
@@ -294,16 +294,14 @@ def read_arrow(body: bytes, kind: str, names: Names, max_rows: int) -> dict[str,
 def import_pyarrow() -> Any:
     """Return pyarrow, which is a large package and needed by few. Raises Refusal (501) if it is not there."""
     try:
-        import pyarrow
+        import pyarrow as pa
         import pyarrow.ipc
     except ImportError:
         raise Refusal(501, "Not Implemented", f"Arrow and {NEEDS_PYARROW}; send JSON or CSV") from None
-    return pyarrow
+    return pa
 
 
-def _batches(reader: Any, limit: int, max_rows: int) -> Any:
-    import pyarrow
-
+def _batches(reader: Any, limit: int, max_rows: int, pa: Any) -> Any:
     batches, n, size = [], 0, 0
     for batch in reader:
         n, size = n + batch.num_rows, size + batch.nbytes
@@ -311,17 +309,17 @@ def _batches(reader: Any, limit: int, max_rows: int) -> Any:
             _check_number(n, max_rows)
             raise Refusal(413, "Content Too Large", "the table is much larger than the body; send it in parts")
         batches.append(batch)
-    return pyarrow.Table.from_batches(batches, reader.schema)
+    return pa.Table.from_batches(batches, reader.schema)
 
 
-def _check_types(schema: Any, pyarrow: Any) -> None:
-    nested = pyarrow.types.is_nested
-    if wrong := [field for field in schema if nested(field.type) or pyarrow.types.is_binary(field.type)]:
+def _check_types(schema: Any, pa: Any) -> None:
+    nested = pa.types.is_nested
+    if wrong := [field for field in schema if nested(field.type) or pa.types.is_binary(field.type)]:
         raise invalid((None, field.name, f"found the type {field.type}, expected text, numbers or dates") for field in wrong)
 
 
-def cells(column: Any, pyarrow: Any) -> Sequence[Any]:
+def cells(column: Any, pa: Any) -> Sequence[Any]:
     """Return the cells of a column: a NumPy array where it holds plain numbers, else a list; null is None or NaN."""
-    if pyarrow.types.is_integer(column.type) or pyarrow.types.is_floating(column.type):
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return column.to_numpy()
     return column.to_pylist()

@@ -1,4 +1,4 @@
-"""The pipeline itself, for what has no compiled form: pandas and scikit-learn come into the worker, and every answer is slower."""
+"""The pipeline itself, for what has no compiled form: it brings pandas and scikit-learn into the worker, and is slower."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def load_pipeline(content: bytes, policy: Policy, version: str) -> PipelineScore
 
 def load_verified(model: str, policy: str, version: str, policy_sha256: str) -> PipelineScorer:
     """Load model and policy from their files if they are still the ones that passed. Raises PipelineError if not."""
-    from mlops_project.serving.models import sha256_of
+    from mlops_project.serving.state import sha256_of
 
     content, decision = Path(model).read_bytes(), Path(policy).read_bytes()
     for path, found, expected in ((model, content, version), (policy, decision, policy_sha256)):

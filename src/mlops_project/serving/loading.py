@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlops_project.errors import PipelineError
+from mlops_project.modeling.manifest import read_verified
 from mlops_project.serving.models import Served, load_served
 from mlops_project.serving.state import POINTER, Files, Outcome, Pointer, count, file_sha256, locked, read_pointer, sha256_of
 
 if TYPE_CHECKING:
     from mlops_project.modeling.model import RiskModel
-    from mlops_project.modeling.policy import Policy
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +59,10 @@ def load(files: Files) -> Outcome:
 
 def _prepare(files: Files, state: Path) -> tuple[Pointer, bool]:
     """Return a pointer to a plan that passed, and whether it did so before."""
-    content, policy = _read(files.model), _read(files.policy)
-    version, policy_hash = verify(files, content, policy), sha256_of(policy)
-    key = sha256_of("\n".join([version, policy_hash, _code()]).encode())[:32]
+    content, version = read_verified(files.model, allow_uncommitted=files.uncommitted)
+    # Its manifest names the model that it was derived for: while a pipeline runs, the two need not belong together.
+    policy, policy_hash = read_verified(files.policy, model=version, allow_uncommitted=files.uncommitted)
+    key = sha256_of(f"{version}\n{policy_hash}\n{_code()}".encode())[:32]
     known = state / f"{key}.json"
     if known.exists():
         with contextlib.suppress(PipelineError):
@@ -84,8 +85,8 @@ def _make(files: Files, state: Path, key: str, content: bytes, decision: bytes, 
     policy = Policy.from_json(decision.decode("utf-8", "replace"), files.policy)
     pipeline = load_pipeline(content, policy, version)
     model: RiskModel = pipeline.model
-    _check_policy(model, policy, files)
     rows = reference_rows(model.contract)
+    records: list[Any] = rows.to_dict("records")
     plan, difference = "", 0.0
     try:
         scorer = compile_model(model, policy, version)
@@ -104,17 +105,8 @@ def _make(files: Files, state: Path, key: str, content: bytes, decision: bytes, 
         plan, file_sha256(state / plan) if plan else "", files.model, version, files.policy, sha256_of(decision), difference,
         len(rows), lineage(content), time.time(),
     )  # fmt: skip
-    smoke_test(load_served(state, pointer) if plan else Served.of(pipeline, pointer), rows.to_dict("records"))
+    smoke_test(load_served(state, pointer) if plan else Served.of(pipeline, pointer), records)
     return pointer
-
-
-def _check_policy(model: RiskModel, policy: Policy, files: Files) -> None:
-    """A policy belongs to the rows that its model was fitted on; the evaluate stage writes it after the train stage."""
-    if abs(model.sample_default_rate - policy.sample_default_rate) > 1e-9:
-        raise PipelineError(
-            f"{files.policy}: was derived from rows with a default rate of {policy.sample_default_rate:.6g}, those of"
-            f" {files.model} have {model.sample_default_rate:.6g}; run `dvc repro`"
-        )
 
 
 def smoke_test(served: Served, records: list[dict[str, Any]]) -> None:
@@ -131,18 +123,6 @@ def smoke_test(served: Served, records: list[dict[str, Any]]) -> None:
 
     if len(answer.predictions) != len(records) or not all(map(good, answer.predictions)):
         raise PipelineError(f"{served.pointer.model}: answers of the smoke test are no probabilities")
-
-
-def verify(files: Files, content: bytes, policy: bytes) -> str:
-    """Return the SHA-256 of a model file that the manifest vouches for. Raises PipelineError."""
-    return sha256_of(content)
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise PipelineError(f"{path}: cannot be read ({error.strerror}); run `make pipeline`") from None
 
 
 def _code() -> str:
@@ -165,9 +145,9 @@ def _remove_old(state: Path, keep: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Load, print the outcome as JSON, return 0 unless it is refused."""
     parser = argparse.ArgumentParser(description=__doc__)
-    defaults = Files()
-    for name in Files.__struct_fields__:
-        parser.add_argument(f"--{name}", default=getattr(defaults, name))
+    for name in ("model", "policy", "state"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--uncommitted", action="store_true")
     outcome = load(Files(**vars(parser.parse_args(argv))))
     print(msgspec.json.encode(outcome).decode(), flush=True)
     return int(outcome.outcome == "refused")

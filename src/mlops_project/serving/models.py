@@ -93,7 +93,7 @@ class Models:
         try:
             served = load_served(self.path.parent)
         except PipelineError as error:
-            logger.error("%s; the model in use goes on", error)
+            logger.error("%s; the model in use goes on", error)  # noqa: TRY400 - the message says it all
             return False
         self.current = served
         self.on_change(served)

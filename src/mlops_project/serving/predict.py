@@ -1,5 +1,6 @@
-"""POST /v1/predict: applicants in, predictions out, logged in between. Plain ASGI: validation by FastAPI would cost more than
-all else together.
+"""POST /v1/predict: applicants in, predictions out, logged in between.
+
+Plain ASGI and msgspec: validation by FastAPI would cost more than all else together.
 """
 
 from __future__ import annotations
@@ -162,10 +163,10 @@ def predict(served: Served, body: bytes, kind: str, answer_kind: str, top: int, 
 def write(scored: Scored, kind: str, request_id: str, version: str) -> bytes:
     """Return the body of an answer."""
     if kind == JSON:
-        columns = scored if scored.reasons is not None else scored[:-1]
-        predictions = list(starmap(Prediction, zip(*columns, strict=True)))  # type: ignore[arg-type]
+        shown: tuple[Any, ...] = scored if scored.reasons is not None else scored[:-1]
+        predictions = list(starmap(Prediction, zip(*shown, strict=True)))
         return _encode(Answer(request_id, version, predictions))
-    columns = scored._asdict()
+    columns: dict[str, Any] = scored._asdict()
     for name in ("conformal_set", "treated_as_missing", "missing"):
         columns[name] = [" ".join(names) for names in columns[name]]
     reasons = columns.pop("reasons") or []
@@ -177,15 +178,15 @@ def write(scored: Scored, kind: str, request_id: str, version: str) -> bytes:
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
         return text.getvalue().encode()
-    pyarrow = bodies.import_pyarrow()
-    table = pyarrow.table(columns).replace_schema_metadata({"request_id": request_id, "model_version": version})
-    sink = pyarrow.BufferOutputStream()
+    pa = bodies.import_pyarrow()
+    table = pa.table(columns).replace_schema_metadata({"request_id": request_id, "model_version": version})
+    sink = pa.BufferOutputStream()
     if kind == PARQUET:
         from pyarrow import parquet
 
         parquet.write_table(table, sink)
     else:
-        with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
     return sink.getvalue().to_pybytes()
 

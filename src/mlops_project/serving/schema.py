@@ -52,7 +52,7 @@ PROBLEMS = {
     501: "Arrow and Parquet are not installed here",
     503: "No model, or the prediction log cannot be written: nothing was answered",
 }
-SECURITY = [{"key": []}, {"header": []}]
+SECURITY: list[dict[str, list[str]]] = [{"key": []}, {"header": []}]
 SCHEMES = {
     "key": {"type": "http", "scheme": "bearer", "description": "An API key (mlops-keys create)"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key in a header of its own"},
@@ -120,8 +120,8 @@ def _predict() -> dict[str, Any]:
         "operationId": "predict",
         "summary": "Score one applicant, or many",
         "description": (
-            "One object, an array of objects, or a table in CSV, Arrow or Parquet with the contract's columns. Cells are read as the"
-            " pipeline reads the raw table: what the contract does not allow is treated as missing, and the answer says so."
+            "One object, an array of objects, or a table in CSV, Arrow or Parquet with the contract's columns. Cells are read as"
+            " the pipeline reads the raw table: what the contract does not allow is treated as missing, and the answer says so."
             " The answer is sent only after it was written to the prediction log. A table is answered with a table of the same"
             " type, unless only JSON is accepted."
         ),

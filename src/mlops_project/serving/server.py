@@ -16,11 +16,12 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mlops_project.errors import PipelineError
+from mlops_project.modeling.manifest import manifest_path, signature_path
 from mlops_project.runtime import guarded
 from mlops_project.serving.guards import SafeFormatter
 from mlops_project.serving.settings import Settings, read_settings
@@ -64,10 +65,7 @@ class Supervisor:
         """
         begun = time.perf_counter()
         state = Path(self.settings.files.state)
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Of the last run; what counts begins at 0 with the service.
-        shutil.rmtree(state / "metrics", ignore_errors=True)
-        (state / EVENTS).unlink(missing_ok=True)
+        clean(state)
         seen = self._look()
         outcome = await load_in_child(self.settings.files)
         if outcome.outcome == "refused":
@@ -103,7 +101,8 @@ class Supervisor:
         ending = asyncio.create_task(self.ending.wait())
         every = asyncio.gather(*ready)
         try:
-            await asyncio.wait([ending, every], timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            first: list[asyncio.Future[Any]] = [ending, every]
+            await asyncio.wait(first, timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not self.ending.is_set() and not every.done():
                 raise PipelineError(f"no worker became ready within {READY_SECONDS:g} s; its lines above say why")
         finally:
@@ -162,7 +161,8 @@ class Supervisor:
 
     def _look(self) -> list[tuple[int, int, int] | None]:
         files = self.settings.files
-        return [_state(path) for path in (files.model, files.policy, files.manifest)]
+        found = [(path, manifest_path(path), signature_path(path)) for path in (files.model, files.policy)]
+        return [_state(path) for paths in found for path in paths]
 
     async def _watch(self, seen: list[tuple[int, int, int] | None]) -> None:
         """Have the model checked whenever its files have changed, and have settled."""
@@ -176,6 +176,16 @@ class Supervisor:
             before = now
 
 
+def clean(state: Path) -> None:
+    """Make the folder of plans, and remove what the last run counted: counts begin at 0 with the service."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.rmtree(state / "metrics", ignore_errors=True)
+        (state / EVENTS).unlink(missing_ok=True)
+    except OSError as error:
+        raise PipelineError(f"--state {state}: cannot be written ({error.strerror})") from None
+
+
 def told(outcome: Outcome) -> None:
     """Log what became of a new model."""
     if outcome.outcome == "refused":
@@ -184,7 +194,7 @@ def told(outcome: Outcome) -> None:
         logger.info("new model %s: %s (%.1f s)", (outcome.model_version or "")[:12], outcome.detail, outcome.seconds)
 
 
-def _state(path: str) -> tuple[int, int, int] | None:
+def _state(path: str | Path) -> tuple[int, int, int] | None:
     try:
         found = os.stat(path)
     except OSError:

@@ -91,7 +91,6 @@ OPTIONS = (
     Option("--workers", _number(1, 256), None, "worker processes; default: one per processor"),
     Option("--model", str, FILES.model, "model file"),
     Option("--policy", str, FILES.policy, "decision policy"),
-    Option("--manifest", str, FILES.manifest, "hashes of the model files that may be loaded"),
     Option("--state", str, FILES.state, "folder of compiled plans"),
     Option("--keys-file", str, DEFAULTS.keys, "API keys (mlops-keys)"),
     Option(
@@ -129,11 +128,14 @@ def read_settings(argv: list[str] | None) -> tuple[Settings, str, int, int]:
     for option in OPTIONS:
         option.add(parser)
     parser.add_argument("--insecure", action="store_true", help="ask for no keys; only on this machine (127.0.0.1, ::1)")
+    parser.add_argument(
+        "--uncommitted", action="store_true", help="load files whose manifest neither Git's HEAD nor a signature vouches for"
+    )
     args = vars(parser.parse_args(argv))
     found = {option.flag[2:].replace("-", "_"): option.value(args.get(option.flag[2:].replace("-", "_"))) for option in OPTIONS}
     host: str = found["host"]
     settings = Settings(
-        files=Files(found["model"], found["policy"], found["manifest"], found["state"]),
+        files=Files(found["model"], found["policy"], found["state"], args["uncommitted"]),
         keys=None if args["insecure"] else found["keys_file"],
         log=None if found["log_url"] == "off" else found["log_url"],
         retention=found["retention"],
@@ -150,7 +152,8 @@ def read_settings(argv: list[str] | None) -> tuple[Settings, str, int, int]:
         raise ParamsError(f"--insecure: found --host {host}, expected 127.0.0.1 or ::1; others can reach it, so make keys")
     if settings.keys is not None and not len(KeyStore(settings.keys)):
         raise ParamsError(
-            f"{settings.keys}: holds no valid key; `mlops-keys create --name NAME --scope predict --file {settings.keys}` makes one"
+            f"{settings.keys}: holds no valid key; `mlops-keys create --name NAME --scope predict --file {settings.keys}`"
+            " makes one"
         )
     if settings.rate_limit is not None:
         from mlops_project.serving.limits import RateLimiter

@@ -27,8 +27,9 @@ class Files(msgspec.Struct, frozen=True):
 
     model: str = "models/best_model.joblib"
     policy: str = "models/policy.json"
-    manifest: str = "models/manifest.json"
     state: str = "var/serving"
+    uncommitted: bool = False
+    """Whether manifests will do that neither Git's HEAD nor a signature vouches for."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -121,7 +122,8 @@ def count(state: Path, event: str) -> None:
 
 async def load_in_child(files: Files) -> Outcome:
     """Run `loading.load` in a process of its own and return what it says."""
-    arguments = [f"--{name}={getattr(files, name)}" for name in files.__struct_fields__]
+    arguments = ["--model", files.model, "--policy", files.policy, "--state", files.state]
+    arguments += ["--uncommitted"] if files.uncommitted else []
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "mlops_project.serving.loading", *arguments,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,

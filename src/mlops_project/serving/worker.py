@@ -1,7 +1,7 @@
 """One worker: a process that holds the plan of a model and answers. `server` starts it and hands it its socket.
 
-``python -m mlops_project.serving.worker SOCKET READY`` takes two file descriptors and, as one line on standard input, the settings
-as JSON: secrets do not stand in its arguments. When standard input ends the supervisor has gone, and the worker goes too.
+``python -m mlops_project.serving.worker SOCKET READY`` takes two file descriptors and, as one line on standard input, the
+settings as JSON: secrets do not stand in its arguments. When standard input ends the supervisor has gone, and so it goes too.
 """
 
 from __future__ import annotations
