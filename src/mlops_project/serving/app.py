@@ -7,7 +7,6 @@ import contextlib
 import logging
 import re
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -19,19 +18,17 @@ from mlops_project.errors import PipelineError
 from mlops_project.serving import pages, schema
 from mlops_project.serving.applicants import decode_json, invalid
 from mlops_project.serving.guards import Guards
-from mlops_project.serving.keys import KeyRefused, KeyStore, presented
-from mlops_project.serving.limits import LimiterDown, RateLimiter
-from mlops_project.serving.log import PredictionLog
-from mlops_project.serving.metrics import CONTENT_TYPE, Counted, Metrics
-from mlops_project.serving.models import Models
+from mlops_project.serving.keys import KeyRefused
+from mlops_project.serving.limits import LimiterDown
+from mlops_project.serving.metrics import CONTENT_TYPE, Counted
 from mlops_project.serving.predict import Disconnected, Predict
 from mlops_project.serving.problems import Refusal, problem, respond
+from mlops_project.serving.service import Refused, Service
 from mlops_project.serving.state import Outcome, load_in_child
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from mlops_project.serving.log import Record
     from mlops_project.serving.problems import Answer, App, Headers, Receive, Scope, Send
     from mlops_project.serving.settings import Settings
 
@@ -92,74 +89,6 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """Largest difference between model and plan over the reference rows."""
     reference_rows: int
     loaded: float
-
-
-class Service:
-    """What the routes share.
-
-    Parameters
-    ----------
-    settings : Settings
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.models = Models(Path(settings.files.state))
-        self.keys = None if settings.keys is None else KeyStore(settings.keys)
-        self.limiter = None
-        if settings.rate_limit is not None:
-            self.limiter = RateLimiter(settings.rate_limit, settings.rate_storage, fail_closed=settings.rate_fail_closed)
-        self.log: PredictionLog | None = None
-        self.metrics = Metrics(Path(settings.files.state), self.models, ROUTES)
-
-    async def admit(self, headers: Headers, scope: str) -> Headers:
-        """Let a request in, or not; return the headers that its answer gets.
-
-        Raises
-        ------
-        KeyRefused, LimiterDown, Refusal
-            Who is not let in.
-        """
-        caller = "all" if self.keys is None else self.keys.check(presented(headers), scope).id
-        if self.limiter is None:
-            return []
-        quota = await self.limiter.hit(caller)
-        if not quota.allowed:
-            status, more, body = quota.answer()
-            raise Refused((status, more, body))
-        return quota.headers()
-
-    async def keep(self, record: Record) -> None:
-        """Return when the record is safe. Raises LogError."""
-        if self.log is not None:
-            await self.log.append([record])
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Open the log, take the model, watch for another; at the end write what waits."""
-        settings = self.settings
-        if settings.log is not None:
-            self.log = PredictionLog.open(settings.log, retention=settings.retention, durable=settings.durable)
-        self.models.look()
-        watch = asyncio.create_task(self.models.watch())
-        try:
-            yield
-        finally:
-            watch.cancel()
-            if self.log is not None:
-                await self.log.close()
-            if self.limiter is not None:
-                await self.limiter.close()
-
-
-class Refused(Exception):  # noqa: N818 - an answer, not a fault
-    """Carries an answer that stands already."""
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-
-    def answer(self) -> Answer:
-        return self._answer
 
 
 def make_app(settings: Settings, service: Service | None = None) -> App:
@@ -361,19 +290,3 @@ async def _http(_: Request, error: Any) -> Response:
 
 async def _fault(_: Request, error: Exception) -> Response:
     return _raw(fault(error))
-
-
-ROUTES = frozenset(
-    [
-        "/v1/predict",
-        "/v1/model",
-        "/v1/outcomes",
-        "/v1/admin/reload",
-        "/healthz",
-        "/readyz",
-        "/metrics",
-        "/",
-        "/docs",
-        "/openapi.json",
-    ]
-)

@@ -22,10 +22,10 @@ from mlops_project.serving.log import Record, new_request_id, results
 from mlops_project.serving.problems import Refusal
 
 if TYPE_CHECKING:
-    from mlops_project.serving.app import Service
     from mlops_project.serving.applicants import Applicants
     from mlops_project.serving.models import Served
     from mlops_project.serving.problems import Headers, Receive, Scope, Send
+    from mlops_project.serving.service import Service
 
 MOST_REASONS = 20
 # Larger bodies are worked on in a thread, so that small requests need not wait for them.
