@@ -1,7 +1,6 @@
 """Models, and the application in this process: a loop in a thread of its own, requests as ASGI has them."""
 
 import asyncio
-import concurrent.futures
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -96,7 +95,7 @@ class Client:
     def run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
 
-    def submit(self, *args: Any, **kwargs: Any) -> "concurrent.futures.Future[Answer]":
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(self.ask(*args, **kwargs), self.loop)
 
     async def ask(
@@ -170,6 +169,20 @@ def clients(trained: Callable[..., Trained], tmp_path_factory: pytest.TempPathFa
     yield client
     for found in opened.values():
         found.close()
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[Files], Client]]:
+    """Return a function that opens a service on files of its own, without keys, limits and log."""
+    found: list[Client] = []
+
+    def client(files: Files) -> Client:
+        found.append(Client(Settings(files=files, keys=None, rate_limit=None, log=None)))
+        return found[-1]
+
+    yield client
+    for one in found:
+        one.close()
 
 
 @pytest.fixture

@@ -134,7 +134,8 @@ REFUSED = [
     (400, b""), (400, b"{"), (400, b"nonsense"), (400, b"{} {}"), (400, b'{"laufkont": NaN}'), (400, b'{"laufkont": Infinity}'),
     (400, b'{"laufkont": -Infinity}'), (400, b'{"laufkont": 1, "laufkont": 2}'), (400, b'[{"alter": 20, "alter": 30}]'),
     (400, b'{"laufkont": 1, "\\u006caufkont": 2}'), (400, b'{"alter": "\\ud800"}'), (400, b'{"alter": "\xff"}'),
-    (400, b"\xef\xbb\xbf{}"), (400, b"[" * 100_000), (400, b'{"alter":' * 50_000), (400, b'{"alter": 01}'), (400, b"{'alter': 1}"),
+    (400, b"\xef\xbb\xbf{}"), (400, b"[" * 100_000), (400, b'{"alter":' * 50_000), (400, b'{"alter": 01}'),
+    (400, b"{'alter': 1}"),
     (422, b"[]"), (422, b"3"), (422, b"null"), (422, b'"x"'), (422, b"[1]"), (422, b"[[{}]]"), (422, b'{"alter": []}'),
     (422, b'{"alter": {"x": 1}}'), (422, b'{"__proto__": 1}'), (422, b'[{}, {"nobody": 1}]'),
 ]  # fmt: skip
@@ -152,7 +153,8 @@ def test_what_cannot_be_understood_is_refused(client, status, body):
 ACCEPTED = [
     b'{"alter": 1e400}', b'{"alter": -1e400}', b'{"alter": ' + BIG + b"}", b'{"alter": "' + BIG + b'"}', b'{"alter": 1e-400}',
     b'{"alter": 99999999999999999999999}', b'{"alter": -3}', b'{"alter": "\\u0000"}', b'{"alter": true}', b'{"alter": "1:2"}',
-    b'{"alter": "\'; DROP TABLE requests; --"}', b'{"alter": "../../etc/passwd"}', b'{"alter": "line\\nbreak"}', b'{"alter": 1.5e300}',
+    b'{"alter": "\'; DROP TABLE requests; --"}', b'{"alter": "../../etc/passwd"}', b'{"alter": "line\\nbreak"}',
+    b'{"alter": 1.5e300}',
 ]  # fmt: skip
 
 
