@@ -173,7 +173,7 @@ def test_answers_during_exchanges_are_whole(copied, opened, good):
             answer = future.result(60).json
             seen.add(answer["model_version"])
             (p_good,) = {row["p_good"] for row in answer["predictions"]}
-                assert p_good == pytest.approx(expected[answer["model_version"]], abs=1e-12)
+            assert p_good == pytest.approx(expected[answer["model_version"]], abs=1e-12)
     assert seen == set(expected)
 
 

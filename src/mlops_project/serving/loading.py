@@ -50,7 +50,7 @@ def load(files: Files) -> Outcome:
             if (now.model_version, now.policy_sha256, now.plan_sha256) == (
                 pointer.model_version, pointer.policy_sha256, pointer.plan_sha256,
             ):  # fmt: skip
-                return Outcome("unchanged", pointer.model_version, "this model answers already", pointer.difference, seconds)
+                return Outcome("unchanged", pointer.model_version, "verified before, and in use", pointer.difference, seconds)
         pointer.write(state)
         count(state, "loaded")
         how = "verified before" if cached else f"compared with its plan over {pointer.rows} rows"
