@@ -573,7 +573,11 @@ class SqliteStore(Store):
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             try:
                 self.connection.execute("PRAGMA incremental_vacuum").fetchall()
-                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                ((busy, _, _),) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if busy:
+                    logger.warning(
+                        "%s-wal holds deleted records until who reads the log is done; prune once more then", self.path
+                    )
             finally:
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
 
