@@ -136,7 +136,8 @@ class CompiledScorer:
             If the file is absent or damaged, or another version of this package wrote it.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # NumPy would leave a file open that it cannot read.
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             header = json.loads(arrays.pop("header").tobytes())
         except FileNotFoundError:
