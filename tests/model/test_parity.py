@@ -64,7 +64,7 @@ def test_plan_and_model_agree(
     start: int,
     n_rows: int,
     empty: int | None,
-    _applicants: Applicants,
+    _applicants: Applicants,  # noqa: PT019 - hypothesis wants one that lasts
     contract: Contract,
     params: Params,
 ) -> None:
