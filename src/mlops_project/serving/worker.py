@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 import uvicorn
 
+from mlops_project.serving.protocol import Protocol
+
 KEEP_ALIVE_SECONDS = 75
 STDIN = 0
 
@@ -49,7 +51,7 @@ class Worker(uvicorn.Server):
 def config_of(app: Any, grace: float) -> uvicorn.Config:
     """Return how uvicorn serves here."""
     return uvicorn.Config(
-        app, loop="uvloop", http="httptools", ws="none", lifespan="on", access_log=False, log_config=None, server_header=False,
+        app, loop="uvloop", http=Protocol, ws="none", lifespan="on", access_log=False, log_config=None, server_header=False,
         proxy_headers=True, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(grace),
     )  # fmt: skip
 
