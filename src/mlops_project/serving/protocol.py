@@ -12,6 +12,7 @@ from mlops_project.serving.problems import Answer, problem
 
 if TYPE_CHECKING:
     import asyncio
+    from typing import Any
 
 
 class Protocol(HttpToolsProtocol):
@@ -27,7 +28,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
-        super().connection_made(transport)
+        super().connection_made(_Joined(transport, self.loop))  # type: ignore[arg-type]
         self._timer: asyncio.TimerHandle | None = None
         self._await_head()
 
@@ -83,3 +84,35 @@ class Protocol(HttpToolsProtocol):
         lines += [name + b": " + value for name, value in [*headers, *SECURITY_HEADERS, (b"connection", b"close")]]
         self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
         self.transport.close()
+
+
+class _Joined:
+    """A transport that sends in one piece what is written in one turn of the loop: head and body, which uvicorn writes apart.
+
+    Each piece costs a system call here and wakes the other side.
+    """
+
+    __slots__ = ("__dict__", "_loop", "_parts", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        # Looked up once: the next time it is in the instance.
+        found = self.__dict__[name] = getattr(self._transport, name)
+        return found
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            parts, self._parts = self._parts, []
+            self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))

@@ -63,6 +63,11 @@ def main() -> None:
     line = b"".join(iter(lambda: os.read(STDIN, 1), b"\n"))
     folder = os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.fspath(Path(msgspec.json.decode(line)["files"]["state"]) / "metrics")
     Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    from prometheus_client import values
+
+    # A worker never forks: asking for its number with each count costs more than counting.
+    number = os.getpid()
+    values.ValueClass = values.MultiProcessValue(lambda: number)
     from mlops_project.serving.app import make_app
     from mlops_project.serving.server import setup_logging
     from mlops_project.serving.settings import Settings
