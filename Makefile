@@ -207,6 +207,7 @@ benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage and ver
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/verdicts.py
+	$(BIN)/python benchmarks/scoring.py
 
 clean: ## Remove the environment and what tools left behind (data, models and the DVC cache stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis htmlcov .coverage

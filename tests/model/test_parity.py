@@ -10,6 +10,7 @@ from sklearn.naive_bayes import GaussianNB
 
 from mlops_project.config import Params, Ratio
 from mlops_project.dataset import Applicants, DataCleaner
+from mlops_project.modeling import forms
 from mlops_project.modeling.compiled import CompiledScorer
 from mlops_project.modeling.compiling import NotCompilable, compile_model, parity, reference_rows, tolerance
 from mlops_project.modeling.forms import ROWS_IN_NUMPY, ROWS_TO_SEARCH
@@ -90,6 +91,17 @@ def test_the_answer_does_not_depend_on_who_else_is_asked(
     for size in (1, 4, 5, ROWS_IN_NUMPY, ROWS_IN_NUMPY + 1, ROWS_TO_SEARCH - 1, ROWS_TO_SEARCH):
         parts = [scorer.p_good(scorer.parse(records[i : i + size]).values) for i in range(0, len(records), size)]
         np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-7 if model in ("xgboost", "blend") else 1e-14)
+
+
+@pytest.mark.parametrize("model", ["random_forest", "svm"])
+def test_parts_change_nothing(
+    model: str, applicants: Applicants, contract: Contract, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = compile_model(fit_few(model, applicants.table[:300], applicants.target[:300], contract, params, {}))
+    values = contract.parse_features(applicants.table[300:]).values
+    whole = scorer.p_good(values)
+    monkeypatch.setattr(forms, "MAX_CELLS", 1_000)
+    np.testing.assert_allclose(scorer.p_good(values), whole, atol=1e-14)
 
 
 @pytest.mark.parametrize("model", ["scorecard", "logistic_regression", "xgboost_monotone", "decision_tree"])
