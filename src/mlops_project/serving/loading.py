@@ -47,9 +47,8 @@ def load(files: Files) -> Outcome:
         seconds = round(time.perf_counter() - begun, 3)
         with contextlib.suppress(PipelineError):
             now = read_pointer(state / POINTER)
-            if (now.model_version, now.policy_sha256, now.plan_sha256) == (
-                pointer.model_version, pointer.policy_sha256, pointer.plan_sha256,
-            ):  # fmt: skip
+            # Both name what they hold by its content.
+            if (now.plan, now.plan_sha256, now.model_version) == (pointer.plan, pointer.plan_sha256, pointer.model_version):
                 return Outcome("unchanged", pointer.model_version, "verified before, and in use", pointer.difference, seconds)
         pointer.write(state)
         count(state, "loaded")

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from mlops_project.modeling.compiled import SETS
+from mlops_project.modeling.scale import log_odds
 from mlops_project.serving import applicants as bodies
 from mlops_project.serving.applicants import CSV, JSON, PARQUET, TYPES
 from mlops_project.serving.log import Record, new_request_id, results
@@ -92,7 +93,7 @@ def score(served: Served, found: Applicants, top: int) -> Scored:
         return Scored(
             [p],
             [1 - policy.correct(p)],
-            [float(scorer.score(p))],
+            [float(scorer.scale.points(log_odds(p)))],
             ["approve" if policy.approved(p) else "refuse"],
             [SETS[policy.conformal_sets(p)]],
             parsed.treated,
