@@ -61,11 +61,11 @@ figures: init ## Write the figures of metrics/ into README.md and docs/model-car
 	@$(BIN)/python scripts/figures.py
 
 restore: init ## After a failed run: bring back the last committed state of metrics, lock and outputs
-	git checkout -- dvc.lock metrics
+	git checkout -- dvc.lock metrics models
 	@# Stages only: a raw file that was put in place stays.
 	$(DVC) checkout --force prepare featurize train evaluate
 
-resolve: init ## After a merge: make dvc.lock, metrics/ and README's figures anew from the merged params and code
+resolve: init ## After a merge: make dvc.lock, metrics/, manifests and README's figures anew from the merged params and code
 	@$(BIN)/python scripts/resolve.py
 
 doctor: init ## Diagnose environment, branch, experiments, locks, data and remotes (FIX=1 mends what is safe)
@@ -100,6 +100,13 @@ train: init ## Cross-validate and fit a model, as the train stage does (MODEL=xg
 
 predict: init ## Predict the held-out rows, to predictions/
 	@$(BIN)/mlops-predict --save
+
+## Service (docs/serving.md)
+.PHONY: serve
+serve: $(VENV)/serving.done ## Serve the model that the pipeline made, at http://127.0.0.1:8000 (ARGS="--port 9000")
+	@# Without keys only for a look on this machine: mlops-serve refuses it elsewhere.
+	@[ -e var/api-keys.json ] || [ -n "$$MLOPS_KEYS_FILE" ] || echo "no API keys yet: anybody on this machine may ask; see docs/serving.md"
+	@$(BIN)/mlops-serve $$([ -e var/api-keys.json ] || [ -n "$$MLOPS_KEYS_FILE" ] || echo --insecure) $(ARGS)
 
 ## Team remote (docs/remotes.md)
 .PHONY: remote gc
@@ -147,7 +154,7 @@ CLEAN := data/raw/german_credit_original.csv
 $(CLEAN): | $(VENV)/core.done
 	@$(DVC) pull --quiet --remote embedded $@.dvc
 
-test: $(VENV)/dev.done $(CLEAN) ## Run the tests (no server, under 4 minutes)
+test: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests (no server, under 4 minutes)
 	@$(BIN)/python -m pytest -n auto -m "not integration"
 
 # Clients of S3 and SSH and a server of S3, in an environment of their own: the core works without them.
@@ -174,17 +181,17 @@ $(WORKFLOWS).done: $(VENV)/core.done requirements/workflows.txt
 	@sh scripts/install.sh $(WORKFLOWS)/bin/python requirements/workflows.txt
 	@touch $@
 
-test-integration: $(VENV)/dev.done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
+test-integration: $(VENV)/dev.done $(VENV)/serving.done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
 	@$(BIN)/python -m pytest -m integration || [ $$? -eq 5 ]
 
-test-cov: $(VENV)/dev.done $(CLEAN) ## Run the tests with a coverage report in htmlcov/
+test-cov: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests with a coverage report in htmlcov/
 	@$(BIN)/python -m pytest -n auto -m "not integration" --cov=mlops_project --cov-report=term --cov-report=html
 
 lint: $(VENV)/dev.done ## Lint and format check
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 
-check: lint ## All static checks: lint, format, types, import contracts
+check: lint $(VENV)/serving.done ## All static checks: lint, format, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
@@ -200,6 +207,7 @@ benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage and ver
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/verdicts.py
+	$(BIN)/python benchmarks/scoring.py
 
 clean: ## Remove the environment and what tools left behind (data, models and the DVC cache stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis htmlcov .coverage

@@ -1,6 +1,6 @@
 """Resolve merge conflicts of what the pipeline writes by running what the merge changed (`make resolve`).
 
-That is dvc.lock, metrics/, the model card and the figures in README.md.
+That is dvc.lock, metrics/, the manifests in models/, the model card and the figures in README.md.
 
 Neither side's lock is right for the merged params, so one is taken as a start and `dvc repro` writes the right one. Conflicts
 in other files are for people, first. Works in a merge, a rebase, a cherry-pick and after `git stash pop`.
@@ -22,7 +22,7 @@ def git(*arguments: str) -> str:
 
 
 def generated(path: str) -> bool:
-    return path in ("dvc.lock", figures.CARD.as_posix()) or path.startswith("metrics/")
+    return path in ("dvc.lock", figures.CARD.as_posix()) or path.startswith(("metrics/", "models/"))
 
 
 def unmerged() -> dict[str, set[int]]:
@@ -53,7 +53,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    git("add", "--", "dvc.lock", "metrics")
+    git("add", "--", "dvc.lock", "metrics", "models")
     readme = Path(README)
     text = figures.with_figures(readme.read_text(encoding="utf-8"))
     if any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines()):
@@ -62,7 +62,8 @@ def main() -> int:
     figures.main()
     git("add", "--", README, str(figures.CARD))
     print(
-        "resolved and staged: dvc.lock, metrics/, the model card and the figures in README.md. Look at `git diff --cached`, then"
+        "resolved and staged: dvc.lock, metrics/, models/, the model card and the figures in README.md. Look at"
+        " `git diff --cached`, then"
     )
     print("go on with git merge --continue, git rebase --continue or git commit")
     return 0

@@ -6,7 +6,7 @@ import logging
 if __name__ == "__main__":
     gc.disable()  # a stage is mostly imports, and they make no garbage; run_stage turns it on again
 
-from mlops_project.config import METRICS, MODELS, PLOTS, PREDICTIONS, PROCESSED, load_params
+from mlops_project.config import BEST_MODEL, METRICS, MODELS, PLOTS, PREDICTIONS, PROCESSED, load_params
 from mlops_project.files import atomic_path, read_table, rounded, write_json, write_table
 from mlops_project.modeling.evaluation import (
     average_repeats,
@@ -18,6 +18,7 @@ from mlops_project.modeling.evaluation import (
     scorecard_tables,
 )
 from mlops_project.modeling.fairness import fairness
+from mlops_project.modeling.manifest import write_manifest
 from mlops_project.modeling.model import load_model
 from mlops_project.modeling.policy import Scored, make_policy
 from mlops_project.modeling.reasons import reason_table
@@ -32,7 +33,7 @@ def main() -> None:
     params = load_params()
     # Not the model's contract: that may lack the protected columns.
     contract, settings = load_contract(params.data.contract), params.evaluate
-    model = load_model(MODELS / "best_model.joblib")
+    model = load_model(BEST_MODEL)
     known = average_repeats(read_table(PREDICTIONS / "out_of_fold.csv"))
     development = read_table(PROCESSED / "Xtraintest.csv", contract.text_columns).loc[known.index]
     known_y, known_p = known["y_true"].to_numpy(dtype=int), known["y_proba"].to_numpy()
@@ -63,6 +64,7 @@ def main() -> None:
 
     with atomic_path(MODELS / "policy.json") as temporary:
         temporary.write_text(policy.to_json(), encoding="utf-8", newline="\n")
+    write_manifest(MODELS / "policy.json", made_with=[BEST_MODEL])
     predictions = prediction_table(X.index, y, p_good, policy)
     if settings.reasons:
         predictions = predictions.join(reason_table(model.reasons(X, settings.reasons), X.index, settings.reasons))

@@ -369,7 +369,6 @@ def train(argv: list[str] | None = None) -> int:
 
     def _train() -> None:
         from mlops_project.config import BEST_MODEL, MODELS, PROCESSED, fold_groups, load_params, with_training
-        from mlops_project.files import dump
         from mlops_project.modeling import train as training
         from mlops_project.preprocessing import load_preprocessor
         from mlops_project.schema import load_contract
@@ -392,7 +391,7 @@ def train(argv: list[str] | None = None) -> int:
         elif result:
             training.save_training(result)
         else:
-            dump(model, output)
+            training.write_model(model, output)
         if result:
             for name, entry in training.cross_validation_results(result.cross_validation).items():
                 print(f"{name:<20}{entry['test_mean']:.3f} ± {entry['test_std']:.3f}")
@@ -402,11 +401,57 @@ def train(argv: list[str] | None = None) -> int:
     return _run(_train, verbose=args.verbose, log_level=logging.INFO)
 
 
+def manifest(argv: list[str] | None = None) -> int:
+    """`mlops-manifest sign|verify|keygen`: what vouches for the files that a service loads."""
+    parser = _parser(
+        "A service loads a model or a policy only if its SHA-256 stands in the manifest beside it, which the pipeline writes,\n"
+        "and if that is in Git's HEAD or, with a key, signed. Images have no Git: sign what goes into them.",
+        "  mlops-manifest keygen --output signing.pem          a new key, and signing.pem.pub\n"
+        "  mlops-manifest sign --key signing.pem models/best_model.joblib models/policy.json\n"
+        "  mlops-manifest verify models/best_model.joblib models/policy.json\n"
+        "  mlops-manifest verify --key signing.pem.pub models/best_model.joblib",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    keygen = commands.add_parser("keygen", help="make an Ed25519 key")
+    keygen.add_argument("-o", "--output", metavar="FILE", required=True, help="the secret key; the public one has .pub behind it")
+    for name, key, text in (
+        ("sign", "MLOPS_SIGNING_KEY", "sign the manifests of files that they vouch for"),
+        ("verify", "MLOPS_MANIFEST_KEY", "check files by their manifests, and these by Git or, with a key, by their signatures"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("files", metavar="FILE", nargs="+", help="model or policy")
+        command.add_argument("--key", metavar="FILE", help=f"key in PEM (default: {key} or the file that {key}_FILE names)")
+        command.add_argument("--uncommitted", action="store_true", help="accept manifests that are not in Git's HEAD")
+    args = parser.parse_args(argv)
+
+    def _manifest() -> None:
+        from mlops_project.errors import PipelineError
+        from mlops_project.modeling import manifest as manifests
+
+        if args.command == "keygen":
+            manifests.write_keys(args.output)
+            _tell(f"{args.output}: secret, for `mlops-manifest sign`; {args.output}.pub: for whoever runs the service")
+            return
+        name = manifests.SIGNING_KEY if args.command == "sign" else manifests.PUBLIC_KEY
+        key = manifests.setting(name, args.key)
+        if args.command == "verify":
+            for file in args.files:
+                print(f"{manifests.verify(file, public_key=key, allow_uncommitted=args.uncommitted)}  {file}")
+            return
+        if key is None:
+            raise PipelineError(f"no key to sign with; give --key FILE, or set {name} or {name}_FILE")
+        for file in args.files:
+            print(manifests.sign(file, key, allow_uncommitted=args.uncommitted))
+
+    return _run(_manifest, verbose=args.verbose)
+
+
 def predict(argv: list[str] | None = None) -> int:
     """`mlops-predict`: predict rows with a saved model, and compare with their outcomes."""
     parser = _parser(
         "Predict rows with a saved model, and compare with their outcomes where these are known. Decisions are at\n"
-        "P(good) = 0.5; the decision policy and the figures to report are those of the DVC stage evaluate, in metrics/.",
+        "P(good) = 0.5; the decision policy and the figures to report are those of the DVC stage evaluate, in metrics/.\n"
+        "A file without outcomes may be of any length: memory is bounded, and the same command goes on where a killed one was.",
         "  mlops-predict --save                                           the held-out rows\n"
         "  mlops-predict --X-test new.csv --output scores.csv --reasons   rows without known outcome\n"
         "  mlops-predict --X-test - --output - < new.csv",
@@ -415,7 +460,9 @@ def predict(argv: list[str] | None = None) -> int:
     parser.add_argument("--X-test", metavar="FILE", help="rows, - for standard input (default: data/processed/Xtest.csv)")
     parser.add_argument("--y-test", metavar="FILE", help="outcomes (default: data/processed/ytest.csv if --X-test is not given)")
     parser.add_argument("--output", metavar="FILE", help="write the predictions there; - is standard output")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="rows to predict at a time (default: all)")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="rows to predict at a time (default: 1000; with outcomes all)"
+    )
     parser.add_argument("--proba", action="store_true", help="also the probability of default and the score in points")
     parser.add_argument("--reasons", action="store_true", help="also the three columns that lower the score most")
     parser.add_argument("--save", action="store_true", help="write predictions/predictions.csv and evaluation_metrics.json there")
@@ -432,14 +479,23 @@ def predict(argv: list[str] | None = None) -> int:
         model = load_model(args.model)
         y_file = args.y_test or (None if args.X_test else PROCESSED / "ytest.csv")
         X_file = args.X_test or PROCESSED / "Xtest.csv"
+        outputs = [*([predicting.PREDICTED] if args.save else []), *([args.output] if args.output else [])]
+        reasons = 3 if args.reasons else 0
+        if not y_file and outputs and "-" not in (args.X_test, args.output):
+            from mlops_project.modeling.batch import BATCH_ROWS, predict_file
+
+            for output in outputs:
+                size = args.batch_size or BATCH_ROWS
+                rows = predict_file(model, args.model, X_file, output, batch_rows=size, details=args.proba, reasons=reasons)
+            _tell(f"{', '.join(outputs)} written: {rows} rows, {model.name}")
+            return
         if y_file:
             X, y = _rows(X_file, y_file, model.contract)
         else:
-            X, y = read_table(X_file, model.contract.text_columns), None
+            X, y = read_table(X_file, model.contract.text_columns, named=False), None
         y_proba = predicting.p_good(model, X, args.batch_size)
         metrics = None if y is None else predicting.compare(model, X, y, y_proba)
-        table = predicting.prediction_table(model, X, y_proba, y, details=args.proba, reasons=3 if args.reasons else 0)
-        outputs = [*([predicting.PREDICTED] if args.save else []), *([args.output] if args.output else [])]
+        table = predicting.prediction_table(model, X, y_proba, y, details=args.proba, reasons=reasons)
         for output in outputs:
             write_table(table, output)
         if args.save and metrics is not None:

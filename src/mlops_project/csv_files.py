@@ -34,7 +34,7 @@ def sniff(path: Path, source: str, known: Collection[str] | None) -> tuple[list[
     DataError
         If the file is empty, binary or not UTF-8.
     """
-    with _readable(source), open(path, "rb") as stream:
+    with readable(source), open(path, "rb") as stream:
         head = stream.read(1 << 16)
         if not head.strip():
             raise DataError(f"{source}: is empty; expected a CSV file with a header line")
@@ -44,7 +44,7 @@ def sniff(path: Path, source: str, known: Collection[str] | None) -> tuple[list[
         raise DataError(f"{source}: is binary or UTF-16; expected CSV text in UTF-8 (or a file that ends in .parquet)")
     best: tuple[int, list[str], str] = (-1, [], ",")
     for delimiter in DELIMITERS:
-        with _readable(source), open(path, newline="", encoding="utf-8-sig") as stream:
+        with readable(source), open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, delimiter=delimiter)
             try:
                 header = [name.strip() for name in next(reader)]
@@ -67,7 +67,7 @@ def read_columns(path: Path, source: str, header: list[str], delimiter: str, wan
     DataError
         If there is no row, a row is longer or shorter than the header, or the file cannot be read.
     """
-    with _readable(source):
+    with readable(source):
         if _check_rows(path, len(header), delimiter, source) == 0:
             raise DataError(f"{source}: holds a header and no rows; expected at least one applicant")
         # The header was read and checked; plain positions keep pandas from renaming or guessing anything.
@@ -107,7 +107,8 @@ def _check_rows(path: Path, width: int, delimiter: str, source: str) -> int:
 
 
 @contextlib.contextmanager
-def _readable(source: str) -> Iterator[None]:
+def readable(source: str) -> Iterator[None]:
+    """Turn what reading a CSV file may raise into a `DataError` that names ``source``."""
     try:
         yield
     except UnicodeDecodeError as error:

@@ -95,8 +95,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it only if the block succeeds.
+def atomic_path(path: str | Path, mode: int = 0o644) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it, with these permissions, only if the block succeeds.
 
     A writer locks its temporary file; the lock goes with the process. So the next writer tells what a killed one left
     behind from the file of one that is at work, and removes the former.
@@ -115,7 +115,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         temporary = Path(name)
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -181,17 +181,18 @@ def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: boo
         table.to_csv(temporary, index=index, lineterminator="\n", encoding="utf-8")
 
 
-def read_table(path: str | Path | BinaryIO, text: Iterable[str] = ()) -> pd.DataFrame:
+def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True) -> pd.DataFrame:
     """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
 
     ``-`` is CSV on standard input, a stream is CSV, too.
 
     The columns in ``text`` (`Contract.text_columns`) stay text: as a number, the code "01" would lose its zero.
+    Unless the rows must be ``named``, those of a table without applicant ids are numbered from 1 on, in an index ``row``.
 
     Raises
     ------
     DataError
-        If the file is absent, empty or has no column of applicant ids.
+        If the file is absent or empty, or has no column of applicant ids and must have one.
     """
     import pandas as pd
 
@@ -200,7 +201,7 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = ()) -> pd.Data
         as_text = dict.fromkeys([APPLICANT_ID, *text], str)
         if isinstance(path, str | Path) and Path(path).suffix == ".parquet":
             table = pd.read_parquet(path)
-            table = table if APPLICANT_ID in table else table.reset_index()
+            table = table.reset_index() if table.index.name == APPLICANT_ID else table
         else:
             source = sys.stdin.buffer if str(path) == "-" else path
             table = pd.read_csv(source, dtype=as_text, keep_default_na=False, na_values=[""], low_memory=False)
@@ -210,11 +211,13 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = ()) -> pd.Data
         raise DataError(f"{path}: not found; run `dvc repro` (or the stage that writes it) first") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    if APPLICANT_ID not in table:
+    if APPLICANT_ID not in table and named:
         raise DataError(f"{path}: found columns {list(table.columns)[:5]}, expected {APPLICANT_ID!r}; rerun `dvc repro prepare`")
     if table.empty:
         raise DataError(f"{path}: holds no rows; check metrics/prepare.json")
-    return table.set_index(APPLICANT_ID)
+    if APPLICANT_ID in table:
+        return table.set_index(APPLICANT_ID)
+    return table.set_index(pd.RangeIndex(1, len(table) + 1, name="row"))
 
 
 def dump(estimator: Any, path: str | Path) -> None:
@@ -225,8 +228,8 @@ def dump(estimator: Any, path: str | Path) -> None:
         joblib.dump(estimator, temporary, compress=("zlib", 3))
 
 
-def load(path: str | Path, check: Callable[[Any], bool], expected: str) -> Any:
-    """Read an object that ``dump`` wrote.
+def load(path: str | Path, check: Callable[[Any], bool], expected: str, content: BinaryIO | None = None) -> Any:
+    """Read an object that ``dump`` wrote, or the content of its file.
 
     Unpickling runs code: load only files that come out of this repository's own pipeline.
 
@@ -238,7 +241,7 @@ def load(path: str | Path, check: Callable[[Any], bool], expected: str) -> Any:
     import joblib
 
     try:
-        loaded = joblib.load(path)
+        loaded = joblib.load(path if content is None else content)
     except FileNotFoundError:
         raise PipelineError(f"{path}: not found; run `dvc repro` (or the stage that writes it) first") from None
     except Exception as error:  # a damaged pickle raises almost anything

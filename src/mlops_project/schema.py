@@ -112,6 +112,17 @@ class Contract(Strict, frozen=True):
         """Columns whose cells are text even where they look like numbers: text codes, identifiers and dates."""
         return [name for name, column in self.columns.items() if column.has_text_codes or column.kind in ("identifier", "date")]
 
+    @property
+    def code_labels(self) -> dict[str, dict[float, str]]:
+        """For each coded column what its parsed codes mean, in the contract's words."""
+        labels = {}
+        for name in self.of_kind("nominal", "ordinal"):
+            column = self.columns[name]
+            words = list(column.codes.values()) if isinstance(column.codes, dict) else column.code_list
+            codes = range(len(words)) if column.has_text_codes else column.code_list
+            labels[name] = {float(code): str(word) for code, word in zip(codes, words, strict=True)}
+        return labels
+
     def of_kind(self, *kinds: str) -> list[str]:
         return [name for name, column in self.columns.items() if column.kind in kinds]
 
@@ -141,13 +152,17 @@ class Contract(Strict, frozen=True):
             Numbers as they are; codes that are numbers as that number; text codes as their position in the contract;
             dates as days since 1970-01-01; weights as numbers; the target as 1 (good) or 0 (bad).
         """
+        return self.parser(name).parse(cells)
+
+    def parser(self, name: str) -> CellParser:
+        """Return the parser of a feature's, a date's or the target's cells."""
         if name == self.target.name:
             column = Column(kind="nominal", codes=[self.target.good, self.target.bad])
             meanings: list[Any] = [1.0, 0.0]
         else:
             column = self.columns[name]
             meanings = list(range(len(column.code_list))) if column.has_text_codes else column.code_list
-        parser = CellParser(
+        return CellParser(
             codes=dict(zip(column.code_list, meanings, strict=True)) if column.codes else None,
             text_codes=column.has_text_codes,
             # The smallest positive number: a weight of 0 would be a row that is not there.
@@ -157,7 +172,6 @@ class Contract(Strict, frozen=True):
             decimal=self.decimal,
             missing_tokens=self.missing_tokens,
         )
-        return parser.parse(cells)
 
     def parse_features(self, table: pd.DataFrame, source: str = "table") -> Cells:
         """Parse all feature columns of a table into arrays of shape (n rows, n features), in contract order."""

@@ -18,7 +18,6 @@ from mlops_project.modeling.scorecard import (
     attributes_table,
     bins_by_code,
     bins_table,
-    code_labels,
     points_table,
 )
 from mlops_project.schema import Column, Contract, Target
@@ -273,7 +272,7 @@ def test_tables_speak_the_contracts_words() -> None:
     overrides = {"debt": [13, 24], "grade": [2], "home": [[0, 2]]}
     kinds = ("numeric", "ordinal", "nominal")
     encoder = WeightOfEvidence(CONTRACT.features, kinds, overrides=overrides).fit(X, y)
-    table = bins_table(encoder, code_labels(CONTRACT))
+    table = bins_table(encoder, CONTRACT.code_labels)
     assert table["bin"].tolist() == [
         "< 13", "13 to < 24", ">= 24", "missing",
         "low", "mid | high", "missing",

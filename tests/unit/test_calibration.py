@@ -6,7 +6,8 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
-from mlops_project.modeling.calibration import LARGEST_LOG_ODDS, Calibrated, Sigmoid, fit_calibrator, log_odds, margin
+from mlops_project.modeling.calibration import Calibrated, Sigmoid, fit_calibrator, margin
+from mlops_project.modeling.scale import LARGEST_LOG_ODDS, log_odds
 
 
 @pytest.fixture

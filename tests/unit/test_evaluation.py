@@ -27,7 +27,7 @@ from mlops_project.modeling.evaluation import (
 from mlops_project.modeling.metrics import bootstrap_weights, decision_metrics, expected_cost, ranking_metrics
 from mlops_project.modeling.model import RiskModel
 from mlops_project.modeling.policy import Policy, Scored
-from mlops_project.modeling.scorecard import ScoreScale
+from mlops_project.modeling.scale import ScoreScale
 from mlops_project.schema import Column, Contract, Target
 
 

@@ -14,10 +14,10 @@ from mlops_project.config import Params, Ratio
 from mlops_project.dataset import Applicants
 from mlops_project.features import FeaturePreprocessor
 from mlops_project.modeling import reasons
-from mlops_project.modeling.calibration import log_odds
 from mlops_project.modeling.evaluation import scorecard_tables
 from mlops_project.modeling.model import RiskModel
 from mlops_project.modeling.reasons import Reason, map_sums, reason_table, shapley_values
+from mlops_project.modeling.scale import log_odds
 from mlops_project.modeling.train import train
 from mlops_project.preprocessing import build_preprocessor
 from mlops_project.schema import Column, Contract, Target

@@ -8,14 +8,7 @@ import numpy as np
 from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-# Beyond these log-odds a few hundred rows say nothing.
-LARGEST_LOG_ODDS = 15.0
-
-
-def log_odds(p_good: np.ndarray) -> np.ndarray:
-    """Return ln(P(good) / P(bad)), cut off at ± `LARGEST_LOG_ODDS`."""
-    with np.errstate(divide="ignore"):
-        return np.clip(np.log(p_good) - np.log1p(-p_good), -LARGEST_LOG_ODDS, LARGEST_LOG_ODDS)
+from mlops_project.modeling.scale import log_odds
 
 
 def margin(classifier: ClassifierMixin, X: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from mlops_project.modeling.bootstrap import intervals
 from mlops_project.modeling.calibration import Calibrated, Sigmoid
 from mlops_project.modeling.metrics import RANKING_METRICS, decision_metrics, expected_cost, rank, ranking_metrics
 from mlops_project.modeling.reliability import calibration_table, equal_mass_bins, expected_calibration_error
-from mlops_project.modeling.scorecard import Scorecard, attributes_table, code_labels, points_table
+from mlops_project.modeling.scorecard import Scorecard, attributes_table, points_table
 from mlops_project.modeling.strategy import CURVE, cost_curve, strategy_table
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def scorecard_tables(model: RiskModel) -> dict[str, pd.DataFrame]:
     points = points_table(
         classifier,
         model.scale,
-        code_labels(model.contract),
+        model.contract.code_labels,
         slope=slope,
         intercept=intercept,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 # Not needed to define the class, but to load one: the pipeline inside holds these estimators.
 from mlops_project import features, files
 from mlops_project.modeling import ensemble, scorecard
-from mlops_project.modeling.calibration import log_odds
-from mlops_project.modeling.reasons import Reason, Reference, contributions, name_reasons
+from mlops_project.modeling.reasons import Reason, Reference, contributions, name_reasons, reason_words
+from mlops_project.modeling.scale import log_odds
 from mlops_project.preprocessing import value_columns
 from mlops_project.schema import Contract  # noqa: TC001 - likewise
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from sklearn.pipeline import Pipeline
 
-    from mlops_project.modeling.scorecard import ScoreScale
+    from mlops_project.modeling.scale import ScoreScale
 
 __all__ = ["RiskModel", "ensemble", "features", "load_model", "scorecard", "table_hash"]
 
@@ -142,7 +142,8 @@ class RiskModel:
         among them where the model reads it; ``featurize.without_protected`` hides it from both.
         """
         cells, _, parts = self._explain(table)
-        return name_reasons(self.contract, value_columns(self.pipeline), cells, parts, self.scale.points_per_log_odds, top)
+        words = reason_words(self.contract, value_columns(self.pipeline).names)
+        return name_reasons(words, cells, parts, self.scale.points_per_log_odds, top)
 
     def _explain(self, table: pd.DataFrame) -> tuple[np.ndarray, float, np.ndarray]:
         """Return parsed cells (ratios behind them), base and contributions."""
@@ -163,12 +164,13 @@ def table_hash(table: pd.DataFrame, y: np.ndarray, contract: Contract) -> str:
     return digest.hexdigest()
 
 
-def load_model(path: str | Path) -> RiskModel:
-    """Read a model that the train stage wrote.
+def load_model(path: str | Path, content: BinaryIO | None = None) -> RiskModel:
+    """Read a model that the train stage wrote, or what has been read of its file already.
 
-    Unpickling runs code: load only models of this repository's own pipeline. Raises PipelineError if it is not one.
+    Unpickling runs code: load only models of this repository's own pipeline; `manifest.load_verified` asks for proof. Raises
+    PipelineError if it is not one.
     """
-    return files.load(path, lambda found: isinstance(found, RiskModel), "a RiskModel of the train stage")
+    return files.load(path, lambda found: isinstance(found, RiskModel), "a RiskModel of the train stage", content)
 
 
 def _version(package: str) -> str | None:

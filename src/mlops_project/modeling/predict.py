@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,15 @@ from mlops_project.config import PROCESSED
 from mlops_project.files import APPLICANT_ID, write_json, write_table
 from mlops_project.modeling.metrics import cross_validated_metrics
 from mlops_project.modeling.model import table_hash
-from mlops_project.modeling.reasons import reason_table
+from mlops_project.modeling.reasons import reason_codes
+from mlops_project.modeling.scale import log_odds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mlops_project.modeling.model import RiskModel
+    from mlops_project.modeling.reasons import Reason
+    from mlops_project.modeling.scale import ScoreScale
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +99,19 @@ def prediction_table(
 
     With ``details`` also ``probability_of_default`` and ``score``; ``reasons`` names so many columns that lower the score.
     """
-    table = pd.DataFrame({"y_pred": (y_proba > 0.5).astype(int), "y_proba": y_proba.round(10)}, index=X.index)
+    why = model.reasons(X, reasons) if reasons else None
+    table = pd.DataFrame(prediction_columns(y_proba, model.scale if details else None, why, reasons), index=X.index)
     if y is not None:
         table.insert(0, "y_true", y.to_numpy(dtype=int))
-    if details:
-        table = table.assign(probability_of_default=(1 - y_proba).round(10), score=model.score(X).round(6))
-    if reasons:
-        table = table.join(reason_table(model.reasons(X, reasons), X.index, reasons))
     return table
+
+
+def prediction_columns(
+    y_proba: np.ndarray, scale: ScoreScale | None = None, reasons: list[list[Reason]] | None = None, top: int = 0
+) -> dict[str, Any]:
+    """Return the columns of `prediction_table` that need no outcome, each of shape (n rows,); with a scale also the details."""
+    columns: dict[str, Any] = {"y_pred": (y_proba > 0.5).astype(int), "y_proba": y_proba.round(10)}
+    if scale is not None:
+        points = scale.points(log_odds(y_proba))
+        columns |= {"probability_of_default": (1 - y_proba).round(10), "score": points.round(6)}
+    return columns if reasons is None else columns | reason_codes(reasons, top)

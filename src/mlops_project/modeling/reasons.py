@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mlops_project.modeling.calibration import Calibrated, Sigmoid, log_odds, margin
-from mlops_project.modeling.scorecard import Scorecard, code_labels
+# scikit-learn is imported where models are asked: whoever has contributions from elsewhere needs the words only.
+from mlops_project.modeling.scale import log_odds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
     from mlops_project.features import FeaturePreprocessor
-    from mlops_project.preprocessing import Columns
     from mlops_project.schema import Contract
 
 # Random orders, each taken forwards and backwards; docs/decisions.md says what precision that buys.
@@ -132,6 +131,8 @@ def contributions(pipeline: Pipeline, values: np.ndarray, reference: Reference) 
 
 def split(pipeline: Pipeline, values: np.ndarray, typical: np.ndarray) -> tuple[float, np.ndarray]:
     """Return base and contributions as the model has them, before the mean is subtracted."""
+    from mlops_project.modeling.calibration import Calibrated, Sigmoid
+
     classifier = pipeline[-1]
     features = pipeline[-2] if len(pipeline) > 1 else None
     if not isinstance(classifier, Calibrated):
@@ -145,6 +146,8 @@ def split(pipeline: Pipeline, values: np.ndarray, typical: np.ndarray) -> tuple[
 
 
 def _is_sum(classifier: Any) -> bool:
+    from mlops_project.modeling.calibration import Calibrated
+
     if isinstance(classifier, Calibrated):
         classifier = classifier.classifier
     return hasattr(classifier, "coef_") or hasattr(classifier, "get_booster")
@@ -154,6 +157,8 @@ def _split_margin(
     features: FeaturePreprocessor | None, classifier: Any, values: np.ndarray, typical: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """Split `margin`: the log-odds, or what calibration maps to them."""
+    from mlops_project.modeling.calibration import margin
+    from mlops_project.modeling.scorecard import Scorecard
 
     def encode(rows: np.ndarray) -> np.ndarray:
         return rows if features is None else features.transform(rows)
@@ -253,16 +258,35 @@ def map_sums(g: Callable[[np.ndarray], np.ndarray], start: float, parts: np.ndar
     return float(g(np.array([start]))[0]), out
 
 
+class Words(NamedTuple):
+    """What a column is called in reasons: name in the contract, plain name, meaning of each parsed code, unit with a blank."""
+
+    name: str
+    english: str
+    meanings: dict[float, str]
+    unit: str
+
+
+def reason_words(contract: Contract, names: Sequence[str]) -> list[Words]:
+    """Return the contract's words for columns, ratios among them."""
+    labels = contract.code_labels
+    words = []
+    for name in names:
+        column = contract.columns.get(name)  # a ratio of params has no entry
+        english = (column.english if column else "").replace("_", " ") or name
+        words.append(Words(name, english, labels.get(name, {}), f" {column.unit}" if column and column.unit else ""))
+    return words
+
+
 def name_reasons(
-    contract: Contract, columns: Columns, cells: np.ndarray, parts: np.ndarray, points_per_log_odds: float, top: int
+    words: Sequence[Words], cells: np.ndarray, parts: np.ndarray, points_per_log_odds: float, top: int
 ) -> list[list[Reason]]:
     """Put the columns that lower each row's score most into words.
 
     Parameters
     ----------
-    contract : Contract
-        Its names, units and code meanings are the words.
-    columns : Columns
+    words : sequence of Words
+        One per column, see `reason_words`.
     cells : ndarray of shape (n rows, n columns)
         Parsed cells, as they were before any transformation; NaN where missing or not valid.
     parts : ndarray of shape (n rows, n columns)
@@ -276,12 +300,6 @@ def name_reasons(
     list of list of Reason
         The heaviest first; of equal ones the contract's first.
     """
-    labels = code_labels(contract)
-    words = []
-    for name in columns.names:
-        column = contract.columns.get(name)  # a ratio of params has no entry
-        english = (column.english if column else "").replace("_", " ") or name
-        words.append((name, english, labels.get(name, {}), f" {column.unit}" if column and column.unit else ""))
     worst = np.argsort(parts, axis=1, kind="stable")[:, :top]
     out = []
     for places, row, row_cells in zip(worst.tolist(), parts, cells, strict=True):
@@ -305,8 +323,12 @@ def reason_table(reasons: list[list[Reason]], index: pd.Index, top: int) -> pd.D
     """Return reason codes as columns ``reason_1`` to ``reason_<top>``, empty where a row has fewer."""
     import pandas as pd
 
-    codes: list[list[Any]] = [[reason.code for reason in row] + [None] * (top - len(row)) for row in reasons]
-    return pd.DataFrame(codes, index=index, columns=[f"reason_{i + 1}" for i in range(top)])
+    return pd.DataFrame(reason_codes(reasons, top), index=index)
+
+
+def reason_codes(reasons: list[list[Reason]], top: int) -> dict[str, list[str | None]]:
+    """Return the columns of `reason_table` as lists of shape (n rows,)."""
+    return {f"reason_{i + 1}": [row[i].code if i < len(row) else None for row in reasons] for i in range(top)}
 
 
 def _typical(values: np.ndarray, kind: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -12,6 +12,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from mlops_project.errors import ParamsError
 from mlops_project.modeling.evidence import WeightOfEvidence
+
+# Models that were saved before it moved ask for it here.
+from mlops_project.modeling.scale import ScoreScale  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,22 +27,6 @@ if TYPE_CHECKING:
 
     # Column name → code → what it means.
     Labels = Mapping[str, Mapping[float, str]]
-
-
-class ScoreScale(NamedTuple):
-    """The scale of scores: ``base_score`` points stand for ``base_odds`` good to one bad, ``points_to_double`` more for twice."""
-
-    base_score: float
-    base_odds: float
-    points_to_double: float
-
-    @property
-    def points_per_log_odds(self) -> float:
-        return self.points_to_double / math.log(2)
-
-    def points(self, log_odds: Any) -> Any:
-        """Return the points of ln(P(good) / P(bad)), a number or an array."""
-        return self.base_score + self.points_per_log_odds * (log_odds - math.log(self.base_odds))
 
 
 class Scorecard(ClassifierMixin, BaseEstimator):
@@ -193,17 +180,6 @@ def bins_by_code(
             raise ParamsError(f"{key}.{name}: found {flat}, expected cut points in rising order")
         out[name] = [[number[code] for code in entry] for entry in entries] if nominal else [number.get(c, c) for c in flat]
     return out
-
-
-def code_labels(contract: Contract) -> dict[str, dict[float, str]]:
-    """Return for each coded column what its parsed codes mean, in words of the contract."""
-    labels = {}
-    for name in contract.of_kind("nominal", "ordinal"):
-        column = contract.columns[name]
-        words = list(column.codes.values()) if isinstance(column.codes, dict) else column.code_list
-        codes = range(len(words)) if column.has_text_codes else column.code_list
-        labels[name] = {float(code): str(word) for code, word in zip(codes, words, strict=True)}
-    return labels
 
 
 def bins_table(encoder: WeightOfEvidence, labels: Labels | None = None) -> pd.DataFrame:

@@ -1,0 +1,383 @@
+"""A fitted model as a plan of plain arrays: what scores applicants fast, in processes without pandas and scikit-learn.
+
+`mlops_project.modeling.compiling` makes the plan of a `RiskModel` and proves that both give the same answers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from contextlib import contextmanager
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from mlops_project.cells import INVALID, MISSING, TOKEN
+from mlops_project.errors import PipelineError
+from mlops_project.files import atomic_path
+from mlops_project.modeling.forms import FORMS, Encoding, RowView, sigmoid
+from mlops_project.modeling.policy import Policy
+from mlops_project.modeling.reasons import Reason, map_sums, name_reasons, reason_words
+from mlops_project.modeling.scale import ScoreScale, log_odds
+from mlops_project.schema import Contract
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from mlops_project.cells import CellParser
+
+FORMAT = 1
+# Cells per column whose parsed value is remembered, and the longest text among them.
+REMEMBERED = 4096
+LONGEST = 24
+# Types whose equal values are parsed alike. True == 1, so a truth value must not be looked up.
+PLAIN = frozenset((str, int, float, type(None)))
+# Up to so many applicants are read row by row, more column by column.
+FEW = 4
+NOTHING: tuple[str, ...] = ()
+SETS = {(True, False): ["good"], (False, True): ["bad"], (True, True): ["good", "bad"], (False, False): []}
+
+
+class Parsed(NamedTuple):
+    """Parsed cells of the columns that a model reads.
+
+    ``values`` are float of shape (n rows, n columns), NaN where missing or out of contract; ``status`` uint8 of the same shape,
+    as in `Cells`, or None where all are valid; ``columns`` the names.
+    """
+
+    values: np.ndarray
+    status: np.ndarray | None
+    columns: Sequence[str]
+
+    @property
+    def treated(self) -> list[Sequence[str]]:
+        """Per row the columns that were given and treated as missing: a token, or not in the contract."""
+        return self._named((TOKEN, INVALID))
+
+    @property
+    def missing(self) -> list[Sequence[str]]:
+        """Per row the columns that were absent or empty."""
+        return self._named((MISSING,))
+
+    def _named(self, kinds: tuple[int, ...]) -> list[Sequence[str]]:
+        if self.status is None:
+            return [NOTHING] * len(self.values)
+        out: list[Any] = [NOTHING] * len(self.values)
+        for row, column in zip(*(places.tolist() for places in np.nonzero(np.isin(self.status, kinds))), strict=True):
+            if out[row] is NOTHING:
+                out[row] = []
+            out[row].append(self.columns[column])
+        return out
+
+
+class CompiledScorer:
+    """Scores applicants from a plan.
+
+    Parameters
+    ----------
+    header : dict
+        JSON: contract, policy, scale, names, members and what tells where the model comes from.
+    arrays : mapping of str to ndarray
+
+    Attributes
+    ----------
+    header : dict
+    model_version : str
+        SHA-256 of the model file.
+    columns : list of str
+        Features that it reads, in contract order.
+    contract : Contract
+    policy : Policy or None
+    scale : ScoreScale
+    can_explain : bool
+        Whether it has `reasons` and `contributions`; if not, the model itself must be asked.
+    """
+
+    def __init__(self, header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.header = header
+        self.arrays = arrays
+        self.model_version: str = header["model_version"]
+        self.contract = contract_from_plan(header["contract"])
+        self.policy = None if header["policy"] is None else Policy.from_json(json.dumps(header["policy"]))
+        self.scale = ScoreScale(*header["scale"])
+        self.columns: list[str] = header["columns"]
+        self.can_explain: bool = header["can_explain"]
+        self._readers = [_Reader(self.contract.parser(name)) for name in self.columns]
+        self._known = [reader.known.get for reader in self._readers]
+        # With one key it would return no tuple.
+        self._pick = itemgetter(*self.columns) if len(self.columns) > 1 else None
+        self._view = RowView(**_part(arrays, "view"))
+        self._encode = Encoding(**_part(arrays, "encoding")) if header["encoded"] else None
+        self._members = [_Member(member, _part(arrays, f"member{i}")) for i, member in enumerate(header["members"])]
+        self._words = reason_words(self.contract, header["value_columns"])
+        if self.can_explain:
+            self._typical, self._mean = arrays["reference.typical"], arrays["reference.mean"]
+            source = self._encode.source if self._encode is not None and self._members[0].view == "encoded" else None
+            self._to_columns = None if source is None else (source[:, None] == np.arange(len(self._words))).astype(float)
+
+    @classmethod
+    def load(cls, path: str | Path, *, lean: bool = False) -> CompiledScorer:
+        """Read what `save` wrote. Nothing in it is code.
+
+        Parameters
+        ----------
+        path : str or Path
+        lean : bool
+            Keep scikit-learn and pandas, which XGBoost imports for its estimators if they are there, out of this process. For
+            processes that do no more than score: XGBoost's estimators will not work there.
+
+        Raises
+        ------
+        PipelineError
+            If the file is absent or damaged, or another version of this package wrote it.
+        """
+        try:
+            # NumPy would leave a file open that it cannot read.
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            header = json.loads(arrays.pop("header").tobytes())
+        except FileNotFoundError:
+            raise PipelineError(f"{path}: not found; compile the model first") from None
+        except Exception as error:  # a damaged archive raises almost anything
+            raise PipelineError(f"{path}: cannot be read as a plan ({type(error).__name__}); compile the model anew") from error
+        if header.get("format") != FORMAT:
+            raise PipelineError(f"{path}: found plan format {header.get('format')!r}, expected {FORMAT}; compile the model anew")
+        if lean and any(member["form"] == "boosted" for member in header["members"]):
+            with _without("sklearn", "pandas"):
+                import xgboost  # noqa: F401
+        return cls(header, arrays)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan: an ``.npz`` file, the same bytes for the same plan. Raises PipelineError if it cannot be written."""
+        header = np.frombuffer(json.dumps(self.header, allow_nan=False).encode(), dtype=np.uint8)
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            np.savez(stream, allow_pickle=False, header=header, **dict(self.arrays))
+
+    def parse(self, records: Sequence[Mapping[str, Any]]) -> Parsed:
+        """Parse applicants, column name → cell, as `Contract.parse_features` parses a table; absent columns are missing.
+
+        Cells may be text, numbers, truth values, None or anything else, which is out of contract.
+        """
+        if len(records) <= FEW:
+            rows = [self._parse_row(record) for record in records]
+            values = np.array([row for row, _ in rows], dtype=float).reshape(len(rows), len(self.columns))
+            if all(status is None for _, status in rows):
+                return Parsed(values, None, self.columns)
+            valid = bytes(len(self.columns))
+            return Parsed(values, np.array([list(status or valid) for _, status in rows], dtype=np.uint8), self.columns)
+        return self._parse_columns(list(zip(*map(self._cells, records), strict=True)), len(records))
+
+    def parse_columns(self, columns: Mapping[str, Any]) -> Parsed:
+        """Parse applicants that come as columns: name → cells, an array or a sequence of shape (n rows,).
+
+        Raises
+        ------
+        DataError
+            If a column is absent.
+        """
+        self.contract.require(columns, self.columns, "columns")
+        cells = [columns[name] for name in self.columns]
+        return self._parse_columns(cells, len(cells[0]))
+
+    def p_good(self, values: np.ndarray) -> np.ndarray:
+        """Return P(good) of parsed values, shape (n rows,)."""
+        rows = self._view(values)
+        encoded = None if self._encode is None else self._encode(rows)
+        if len(self._members) == 1:
+            return self._members[0].p_good(rows, encoded)
+        return np.mean([member.p_good(rows, encoded) for member in self._members], axis=0)
+
+    def score(self, p_good: np.ndarray) -> np.ndarray:
+        """Return points on the model's scale, shape (n rows,): higher is safer."""
+        return self.scale.points(log_odds(p_good))
+
+    def decide(self, p_good: np.ndarray) -> np.ndarray:
+        """Return approve or refuse by the policy's threshold, str of shape (n rows,)."""
+        return np.where(self._policy.approved(p_good), "approve", "refuse")
+
+    def default_probability(self, p_good: np.ndarray) -> np.ndarray:
+        """Return P(bad) at the policy's prior default rate, shape (n rows,): what the threshold is compared with."""
+        return 1 - self._policy.correct(p_good)
+
+    def conformal_sets(self, p_good: np.ndarray) -> list[list[str]]:
+        """Return per row the classes in its conformal set: good, bad, both or none. Do not change these lists."""
+        good, bad = self._policy.conformal_sets(p_good)
+        return [SETS[pair] for pair in zip(good.tolist(), bad.tolist(), strict=True)]
+
+    def contributions(self, values: np.ndarray) -> tuple[float, np.ndarray]:
+        """Split log-odds as `RiskModel.contributions` does: base, and parts of shape (n rows, n columns + n ratios).
+
+        Raises
+        ------
+        ValueError
+            If `can_explain` is false.
+        """
+        base, parts, _ = self._explain(values)
+        return base, parts
+
+    def reasons(self, values: np.ndarray, top: int = 3) -> list[list[Reason]]:
+        """Return per row the columns that lower its score most, as `RiskModel.reasons`; raises as `contributions`."""
+        _, parts, rows = self._explain(values)
+        cells = np.hstack([values, rows[:, values.shape[1] :]]) if rows.shape[1] > values.shape[1] else values
+        return name_reasons(self._words, cells, parts, self.scale.points_per_log_odds, top)
+
+    @property
+    def _policy(self) -> Policy:
+        if self.policy is None:
+            raise ValueError("this plan was compiled without a policy, so it decides nothing")
+        return self.policy
+
+    def _explain(self, values: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        if not self.can_explain:
+            raise ValueError(f"the plan of {self.header['name']} has no contributions; ask the model itself")
+        rows = self._view(values)
+        member = self._members[0]
+        base, parts = member.contributions(rows, self._typical, self._encode, self._to_columns)
+        return base + float(self._mean.sum()), parts - self._mean, rows
+
+    def _cells(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return a record's cells in the order of the columns, None where absent."""
+        try:
+            return self._pick(record) if self._pick else (record[self.columns[0]],)
+        except KeyError:
+            return tuple([record.get(name) for name in self.columns])
+
+    def _parse_row(self, record: Mapping[str, Any]) -> tuple[list[float], bytearray | None]:
+        """Return values, and statuses unless all are valid."""
+        cells = self._cells(record)
+        if PLAIN.issuperset(map(type, cells)):
+            values: list[Any] = [known(cell) for known, cell in zip(self._known, cells, strict=True)]
+            if None not in values:
+                return values, None
+        else:
+            values = [None] * len(cells)
+        status = bytearray(len(cells))
+        for i, value in enumerate(values):
+            if value is None:
+                values[i], status[i] = self._readers[i].read(cells[i])
+        return values, status if any(status) else None
+
+    def _parse_columns(self, columns: Sequence[Any], n_rows: int) -> Parsed:
+        values = np.empty((n_rows, len(columns)))
+        status = np.zeros((n_rows, len(columns)), dtype=np.uint8)
+        for i, (reader, cells) in enumerate(zip(self._readers, columns, strict=True)):
+            values[:, i], status[:, i] = reader.read_all(cells)
+        return Parsed(values, status if status.any() else None, self.columns)
+
+
+class _Reader:
+    """Reads one column's cells, and remembers what common ones mean: ``known`` their values, ``refused`` why they have none."""
+
+    def __init__(self, parser: CellParser) -> None:
+        self.parser = parser
+        self.known: dict[Any, float] = {}
+        self.refused: dict[Any, int] = {None: MISSING}
+        # 1 and 1.0 are the same key and not the same text.
+        self.kinds: tuple[type, ...] = (str,) if parser.text_codes is not None else (str, int, float)
+
+    def read(self, cell: Any) -> tuple[float, int]:
+        """Return value and status of a cell."""
+        if cell is None or cell != cell:  # noqa: PLR0124 - NaN
+            return math.nan, MISSING
+        value, status = self.parser.parse_cell(cell)
+        if type(cell) in self.kinds and (type(cell) is not str or len(cell) <= LONGEST):
+            memory: dict[Any, Any] = self.refused if status else self.known
+            if len(memory) < REMEMBERED:
+                memory[cell] = status or value
+        return value, status
+
+    def read_all(self, cells: Any) -> tuple[Any, Any]:
+        """Return values and statuses of cells of shape (n rows,)."""
+        if isinstance(cells, np.ndarray):
+            if cells.dtype.kind in "iuf" and self.parser.text_codes is None:
+                return self.parser.parse_numbers(cells.astype(float))
+            cells = cells.tolist()
+        if not PLAIN.issuperset(map(type, cells)):
+            pairs = np.array([self.read(cell) for cell in cells])
+            return pairs[:, 0], pairs[:, 1]
+        values = list(map(self.known.get, cells))
+        if None not in values:
+            return values, 0
+        status = np.zeros(len(values), dtype=np.uint8)
+        for at in [at for at, value in enumerate(values) if value is None]:
+            found = self.refused.get(cells[at])
+            values[at], status[at] = self.read(cells[at]) if found is None else (math.nan, found)
+        return values, status
+
+
+class _Member:
+    """One model of the vote: its form, the view that it reads, and its calibration."""
+
+    def __init__(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        self.view: str = header["view"]
+        self.calibration: str = header["calibration"]
+        if self.calibration != "none":
+            # Sigmoid: slope and intercept. Isotonic: margins and probabilities between which straight lines run.
+            self.first, self.second = arrays.pop("calibration.first"), arrays.pop("calibration.second")
+        self.form = FORMS[header["form"]](**arrays)
+
+    def p_good(self, rows: np.ndarray, encoded: np.ndarray | None) -> np.ndarray:
+        X: Any = encoded if self.view == "encoded" else rows
+        return self.form.p_good(X) if self.calibration == "none" else self._calibrate(self.form.margin(X))
+
+    def contributions(
+        self, rows: np.ndarray, typical: np.ndarray, encode: Encoding | None, to_columns: np.ndarray | None
+    ) -> tuple[float, np.ndarray]:
+        """Return base and parts as `reasons.split` has them."""
+        if self.calibration == "isotonic":
+            rows = np.vstack([typical, rows])
+        found = self.form.split(encode(rows) if encode is not None and self.view == "encoded" else rows)
+        assert found is not None, "asked only where `can_explain`"
+        base, parts = found
+        if to_columns is not None:  # one-hot columns and indicators belong to the column that they come from
+            parts = parts @ to_columns
+        if self.calibration == "none":
+            return base, parts
+        if self.calibration == "sigmoid":
+            slope, intercept = float(self.first[0]), float(self.second[0])
+            return slope * base + intercept, slope * parts
+        return map_sums(lambda margins: log_odds(self._calibrate(margins)), base + parts[0].sum(), parts[1:] - parts[0])
+
+    def _calibrate(self, margins: np.ndarray) -> np.ndarray:
+        if self.calibration == "sigmoid":
+            return sigmoid(self.first * margins + self.second)
+        return np.interp(margins, self.first, self.second)
+
+
+def contract_to_plan(contract: Contract) -> dict[str, Any]:
+    """Return a contract as JSON content. Keys of JSON are text, so codes with meanings become pairs."""
+    content = msgspec.to_builtins(contract)
+    for column in content["columns"].values():
+        if isinstance(column["codes"], dict):
+            column["codes"] = {"pairs": list(column["codes"].items())}
+    return content
+
+
+def contract_from_plan(content: dict[str, Any]) -> Contract:
+    """Return the contract that `contract_to_plan` took."""
+    columns = {}
+    for name, column in content["columns"].items():
+        codes = column["codes"]
+        columns[name] = {**column, "codes": dict(codes["pairs"])} if isinstance(codes, dict) else column
+    return msgspec.convert({**content, "columns": columns}, Contract)
+
+
+def _part(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
+
+
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """Let imports of packages fail that nobody has imported yet."""
+    hidden = [name for name in names if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment] # stands for: there is none
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]

@@ -1,0 +1,347 @@
+"""Compiled forms of models: plain arrays, and how to score with them. NumPy only; XGBoost where a plan holds its trees.
+
+A form takes rows of one view (``values`` or ``encoded``) and knows three things: ``p_good``; ``margin``, what calibration maps
+to probabilities; and ``split``, base and one contribution per column as `mlops_project.modeling.reasons.split` has them, or
+None where contributions need the model itself. `mlops_project.modeling.compiling` makes the arrays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mlops_project.modeling.scale import log_odds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Split = tuple[float, np.ndarray]
+
+# Rows × array entries held in memory at once: what a processor caches. Ten times as many take half as long again.
+MAX_CELLS = 100_000
+# From so many rows on, one search per column is faster than one comparison of everything.
+ROWS_TO_SEARCH = 64
+# Up to so many rows trees are faster in NumPy than through XGBoost's interface.
+ROWS_IN_NUMPY = 24
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(−x))."""
+    return 1 / (1 + np.exp(np.minimum(-x, 700.0)))  # exp(710) is infinite; with 700 the quotient is 1e-304
+
+
+def _in_parts(f: Callable[[np.ndarray], np.ndarray], X: np.ndarray, width: int) -> np.ndarray:
+    """Return f(X), shape (n rows,), of parts in which rows × ``width`` stays within `MAX_CELLS`."""
+    size = max(1, MAX_CELLS // width)
+    return f(X) if len(X) <= size else np.concatenate([f(X[i : i + size]) for i in range(0, len(X), size)])
+
+
+class RowView(NamedTuple):
+    """Parsed cells → the values view: numbers capped, quotients added, logarithms taken.
+
+    ``lower`` and ``upper`` are bounds of shape (n features,), empty if nothing is capped; ``numerators``, ``denominators`` and
+    ``logs`` are positions.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    numerators: np.ndarray
+    denominators: np.ndarray
+    logs: np.ndarray
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Return float values of shape (n rows, n features + n ratios)."""
+        if len(self.lower):
+            values = np.clip(values, self.lower, self.upper)
+        if not len(self.numerators) and not len(self.logs):
+            return values
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            quotients = values[:, self.numerators] / values[:, self.denominators]
+            out = np.hstack([values, quotients])
+            out[:, self.logs] = np.log1p(out[:, self.logs])
+        new = [*range(values.shape[1], out.shape[1]), *self.logs]
+        out[:, new] = np.where(np.isfinite(out[:, new]), out[:, new], np.nan)
+        return out
+
+
+class Encoding(NamedTuple):
+    """The values view → the encoded view, as `FeaturePreprocessor` does it.
+
+    Attributes
+    ----------
+    empty : ndarray of bool, shape (n columns,)
+        Columns that training had no value of.
+    numbers, filled, center, spread : ndarray of shape (n numbers,)
+        Positions of imputed and scaled columns, what stands for a missing one, and the scale.
+    coded, filled_code : ndarray of shape (n coded,)
+        Positions of one-hot columns, and the code that stands for a missing one.
+    place, code : ndarray of shape (n codes,)
+        For each 0/1 column its position in ``coded``, and the code that it is 1 for.
+    indicators : ndarray of shape (1,)
+        Whether there is a 0/1 column per column that says where it is missing.
+    """
+
+    empty: np.ndarray
+    numbers: np.ndarray
+    filled: np.ndarray
+    center: np.ndarray
+    spread: np.ndarray
+    coded: np.ndarray
+    filled_code: np.ndarray
+    place: np.ndarray
+    code: np.ndarray
+    indicators: np.ndarray
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Return encoded rows, float of shape (n rows, n encoded columns)."""
+        gaps = np.isnan(values) | self.empty
+        first, last = len(self.numbers), len(self.numbers) + len(self.code)
+        out = np.empty((len(values), last + (len(self.empty) if self.indicators[0] else 0)))
+        numbers = np.where(gaps[:, self.numbers], self.filled, values[:, self.numbers])
+        numbers -= self.center
+        np.divide(numbers, self.spread, out=out[:, :first])
+        codes = np.where(gaps[:, self.coded], self.filled_code, values[:, self.coded])
+        out[:, first:last] = codes[:, self.place] == self.code
+        if self.indicators[0]:
+            out[:, last:] = gaps
+        return out
+
+    @property
+    def source(self) -> np.ndarray:
+        """Position of the column that each encoded column comes from, int of shape (n encoded columns,)."""
+        indicated = np.arange(len(self.empty) if self.indicators[0] else 0)
+        return np.concatenate([self.numbers, self.coded[self.place], indicated]).astype(int)
+
+
+class Sum:
+    """A sum over columns of steps and straight lines: scorecard and logistic regression.
+
+    Parameters
+    ----------
+    column : ndarray of int, shape (n steps,)
+        Position of the column that a step belongs to, rising.
+    start : ndarray of shape (n steps,)
+        Lowest value of the step; the first of each column is −inf, which every number reaches and no missing one.
+    rise : ndarray of shape (n steps,)
+        What reaching the step adds.
+    missing : ndarray of shape (n columns,)
+        What a column adds before its first step, where it is missing.
+    slope, center : ndarray of shape (n columns,)
+        (value − center) × slope is added where the value is there.
+    intercept : ndarray of shape (1,)
+    """
+
+    def __init__(
+        self,
+        column: np.ndarray,
+        start: np.ndarray,
+        rise: np.ndarray,
+        missing: np.ndarray,
+        slope: np.ndarray,
+        center: np.ndarray,
+        intercept: np.ndarray,
+    ) -> None:
+        self.column, self.start, self.rise = column, start, rise
+        self.missing, self.slope, self.center = missing, slope, center
+        self.intercept = float(intercept[0])
+        self.base = self.intercept + float(missing.sum())
+        self.straight = np.flatnonzero(slope)
+        # Per column: where its steps start, and what it adds from each on; behind them NaN and what it adds when missing.
+        self.levels = []
+        for i in range(len(missing)):
+            levels = missing[i] + np.cumsum(rise[column == i])
+            self.levels.append((np.append(start[column == i], np.nan), np.append(levels, missing[i])))
+
+    def margin(self, values: np.ndarray) -> np.ndarray:
+        """Return the log-odds, shape (n rows,)."""
+        if len(values) >= ROWS_TO_SEARCH:
+            return self.intercept + self._parts(values).sum(axis=1)
+        reached = values[:, self.column] >= self.start  # never where missing
+        out = self.base + reached @ self.rise
+        if len(self.straight):
+            out += self._lines(values).sum(axis=1)
+        return out
+
+    def p_good(self, values: np.ndarray) -> np.ndarray:
+        """Return P(good), shape (n rows,)."""
+        return sigmoid(self.margin(values))
+
+    def split(self, values: np.ndarray) -> Split:
+        """Return the intercept and what each column adds, shape (n rows, n columns)."""
+        return self.intercept, self._parts(values)
+
+    def _parts(self, values: np.ndarray) -> np.ndarray:
+        out = np.empty(values.shape)
+        if len(values) >= ROWS_TO_SEARCH:
+            for i, (starts, levels) in enumerate(self.levels):
+                # NaN comes behind all numbers, so a missing value reaches the last level.
+                out[:, i] = levels[starts.searchsorted(values[:, i], side="right") - 1]
+        else:
+            added = (values[:, self.column] >= self.start) * self.rise
+            firsts = np.flatnonzero(np.isneginf(self.start))
+            out = self.missing + np.add.reduceat(added, firsts, axis=1)
+        if len(self.straight):
+            out[:, self.straight] += self._lines(values)
+        return out
+
+    def _lines(self, values: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            found = (values[:, self.straight] - self.center[self.straight]) * self.slope[self.straight]
+        # Bounded, so that two monstrous values of opposite effect do not add up to NaN.
+        return np.where(np.isnan(found), 0.0, np.minimum(np.maximum(found, -1e9), 1e9))
+
+
+class Trees:
+    """Decision trees side by side in flat arrays; a leaf is its own child.
+
+    Parameters
+    ----------
+    roots : ndarray of int, shape (n trees,)
+    feature : ndarray of int, shape (n nodes,)
+    threshold : ndarray of float32, shape (n nodes,)
+        Left is what is below it in single precision, which is what both libraries compare in.
+    left, right : ndarray of int, shape (n nodes,)
+    missing_left : ndarray of bool, shape (n nodes,)
+    value : ndarray of shape (n nodes,)
+    depth : ndarray of int, shape (1,)
+    """
+
+    def __init__(
+        self,
+        roots: np.ndarray,
+        feature: np.ndarray,
+        threshold: np.ndarray,
+        left: np.ndarray,
+        right: np.ndarray,
+        missing_left: np.ndarray,
+        value: np.ndarray,
+        depth: np.ndarray,
+    ) -> None:
+        self.roots, self.feature, self.threshold, self.missing_left = roots, feature, threshold, missing_left
+        self.children = np.column_stack([right, left]).ravel()
+        self.value = value
+        self.depth = int(depth[0])
+
+    def values(self, X: np.ndarray) -> np.ndarray:
+        """Return the value of the leaf that each row reaches in each tree, shape (n rows, n trees)."""
+        with np.errstate(over="ignore"):
+            X = X.astype(np.float32)
+        rows = np.arange(len(X))[:, np.newaxis]
+        gaps = np.isnan(X).any()
+        node = np.broadcast_to(self.roots, (len(X), len(self.roots)))
+        for _ in range(self.depth):
+            x = X[rows, self.feature[node]]
+            goes_left = x < self.threshold[node]
+            if gaps:
+                goes_left |= np.isnan(x) & self.missing_left[node]
+            node = self.children[2 * node + goes_left]
+        return self.value[node]
+
+
+class Forest:
+    """Mean of the trees' P(good): random forest, and a decision tree by itself."""
+
+    def __init__(self, **arrays: np.ndarray) -> None:
+        self.trees = Trees(**arrays)
+
+    def p_good(self, X: np.ndarray) -> np.ndarray:
+        """Return P(good), shape (n rows,)."""
+        return _in_parts(lambda rows: self.trees.values(rows).mean(axis=1), X, len(self.trees.roots))
+
+    def margin(self, X: np.ndarray) -> np.ndarray:
+        """Return the log-odds, shape (n rows,)."""
+        return log_odds(self.p_good(X))
+
+    def split(self, X: np.ndarray) -> Split | None:
+        return None
+
+
+class Boosted:
+    """XGBoost's trees: in NumPy for few rows, where its interface costs more than its trees, else by XGBoost itself.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8
+        What `Booster.save_raw` gave.
+    start : ndarray of float32, shape (1,)
+        Log-odds before the first tree.
+    exact : ndarray of bool, shape (1,)
+        Whether the last digit matters, so that XGBoost is always asked.
+    **arrays : ndarray
+        Of `Trees`.
+    """
+
+    def __init__(self, raw: np.ndarray, start: np.ndarray, exact: np.ndarray, **arrays: np.ndarray) -> None:
+        import xgboost
+
+        self.booster = xgboost.Booster({"nthread": 1})
+        self.booster.load_model(bytearray(raw.tobytes()))
+        self.booster.set_param({"nthread": 1})
+        self.trees = Trees(**arrays)
+        self.start = start
+        self.rows_in_numpy = 0 if exact[0] else ROWS_IN_NUMPY
+
+    def p_good(self, X: np.ndarray) -> np.ndarray:
+        """Return P(good), shape (n rows,)."""
+        if len(X) <= self.rows_in_numpy:
+            # In XGBoost's own order and precision: the margin is the same to the last bit, P(good) almost always.
+            rows = np.empty((len(X), 1 + len(self.trees.roots)), dtype=np.float32)
+            rows[:, 0], rows[:, 1:] = self.start, self.trees.values(X)
+            odds_of_bad = np.exp(-np.add.accumulate(rows, axis=1)[:, -1].astype(float)).astype(np.float32)
+            return (1 / (odds_of_bad + np.float32(1))).astype(float)
+        return self.booster.inplace_predict(np.ascontiguousarray(X), validate_features=False).astype(float)
+
+    def margin(self, X: np.ndarray) -> np.ndarray:
+        """Return the log-odds, shape (n rows,)."""
+        return log_odds(self.p_good(X))
+
+    def split(self, X: np.ndarray) -> Split:
+        """Return base and tree SHAP values, shape (n rows, n columns of the view)."""
+        from xgboost import DMatrix
+
+        found = self.booster.predict(DMatrix(X, nthread=1), pred_contribs=True).astype(float)
+        base, parts = float(found[0, -1]), found[:, :-1]
+        parts += (self.margin(X) - base - parts.sum(axis=1))[:, np.newaxis] / parts.shape[1]
+        return base, parts
+
+
+class Kernel:
+    """A support vector machine with radial kernel, and the sigmoid that gives it probabilities (none if calibrated later).
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n support vectors, n encoded columns)
+    weight : ndarray of shape (n support vectors,)
+    intercept, gamma : ndarray of shape (1,)
+    platt : ndarray of shape (2,) or (0,)
+        Slope and intercept of P(good) = 1 / (1 + exp(slope · margin + intercept)).
+    """
+
+    def __init__(
+        self, vectors: np.ndarray, weight: np.ndarray, intercept: np.ndarray, gamma: np.ndarray, platt: np.ndarray
+    ) -> None:
+        self.vectors, self.weight, self.intercept, self.gamma, self.platt = vectors, weight, intercept[0], gamma[0], platt
+        self.lengths = (vectors**2).sum(axis=1)
+
+    def decide(self, X: np.ndarray) -> np.ndarray:
+        """Return the decision function, shape (n rows,)."""
+        return _in_parts(self._decide, X, len(self.vectors))
+
+    def _decide(self, X: np.ndarray) -> np.ndarray:
+        distances = (X**2).sum(axis=1)[:, np.newaxis] + self.lengths - 2 * (X @ self.vectors.T)
+        return np.exp(-self.gamma * np.maximum(distances, 0)) @ self.weight + self.intercept
+
+    def p_good(self, X: np.ndarray) -> np.ndarray:
+        """Return P(good), shape (n rows,)."""
+        return sigmoid(-(self.platt[0] * self.decide(X) + self.platt[1]))
+
+    def margin(self, X: np.ndarray) -> np.ndarray:
+        """Return what calibration maps to probabilities, shape (n rows,)."""
+        return log_odds(self.p_good(X)) if len(self.platt) else self.decide(X)
+
+    def split(self, X: np.ndarray) -> Split | None:
+        return None
+
+
+FORMS: dict[str, type[Sum | Forest | Boosted | Kernel]] = {"sum": Sum, "forest": Forest, "boosted": Boosted, "kernel": Kernel}

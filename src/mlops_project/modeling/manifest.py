@@ -1,0 +1,296 @@
+"""What may be loaded: a manifest with the SHA-256 of a file beside it, tracked in Git or signed.
+
+Unpickling runs code, and the MD5 in dvc.lock is no defence against somebody who wants to be found equal. So a service loads a
+file only if its SHA-256 stands in ``<file>.manifest.json``, and that manifest is the one of the checked-out commit or,
+where there is no Git (an image), carries an Ed25519 signature in ``<file>.manifest.json.sig``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import stat
+import subprocess
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta
+
+from mlops_project.errors import PipelineError
+from mlops_project.files import atomic_path
+from mlops_project.strict import Strict, convert
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from mlops_project.modeling.model import RiskModel
+
+MANIFEST_BYTES = 64 * 1024
+SIGNATURE_BYTES = 64
+MISSING = "the pipeline writes it beside what it vouches for: `dvc repro`, or `git checkout` of the commit"
+# Of the environment: PEM text, or with _FILE behind it the file that holds it.
+PUBLIC_KEY = "MLOPS_MANIFEST_KEY"
+SIGNING_KEY = "MLOPS_SIGNING_KEY"
+
+
+class Entry(Strict, frozen=True):
+    """Content of one file."""
+
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    bytes: Annotated[int, Meta(ge=0)]
+
+
+class Manifest(Strict, frozen=True):
+    """Files of one folder by name."""
+
+    files: dict[str, Entry]
+
+
+def manifest_path(path: str | Path) -> Path:
+    """Where the manifest of a file stands: beside it."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.manifest.json")
+
+
+def signature_path(path: str | Path) -> Path:
+    """Where the signature of a file's manifest stands: the 64 bytes as Ed25519 has them, so that openssl reads them, too."""
+    manifest = manifest_path(path)
+    return manifest.with_name(f"{manifest.name}.sig")
+
+
+def write_manifest(path: str | Path, made_with: Iterable[str | Path] = ()) -> None:
+    """Write the manifest of a file, with further files of its folder that belong to it (the model of a policy)."""
+    files = {}
+    for file in (Path(path), *map(Path, made_with)):
+        content = file.read_bytes()
+        files[file.name] = Entry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    with atomic_path(manifest_path(path)) as temporary:
+        text = json.dumps(msgspec.to_builtins(Manifest(files=files)), indent=2) + "\n"
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_verified(
+    path: str | Path, *, public_key: str | None = None, allow_uncommitted: bool = False, model: str | None = None
+) -> tuple[bytes, str]:
+    """Read a file once, and return its content only if its manifest vouches for it.
+
+    Parameters
+    ----------
+    path : path
+    public_key : str, optional
+        PEM of an Ed25519 key (default: ``MLOPS_MANIFEST_KEY`` or the file that ``MLOPS_MANIFEST_KEY_FILE`` names). With one the
+        manifest must be signed by it, in Git or not.
+    allow_uncommitted : bool
+        Without a key: whether a manifest will do that neither is that of Git's HEAD nor signed.
+    model : str, optional
+        SHA-256 of a model that the manifest must name as well: that of a policy names the model that it was derived for.
+
+    Returns
+    -------
+    content : bytes
+    sha256 : str
+        Of exactly these bytes, in hexadecimal.
+
+    Raises
+    ------
+    PipelineError
+        If file or manifest are absent, do not fit each other, or nothing vouches for the manifest.
+    """
+    path = Path(path)
+    place = manifest_path(path)
+    text = _read(place, MANIFEST_BYTES, MISSING)
+    # Before the manifest is parsed: what nobody vouches for is not looked into.
+    key = public_key if public_key is not None else setting(PUBLIC_KEY)
+    if key is not None:
+        _check_signature(path, text, key)
+    elif not allow_uncommitted:
+        _check_committed(place, text)
+    content, sha256, named = _vouched(path, text)
+    if model is not None and model not in named:
+        raise PipelineError(f"{path}: belongs to another model than {model}; run `dvc repro`, and ship together what it wrote")
+    return content, sha256
+
+
+def verify(path: str | Path, *, public_key: str | None = None, allow_uncommitted: bool = False) -> str:
+    """Return the SHA-256 of a file whose manifest vouches for it; parameters and errors as `read_verified`."""
+    return read_verified(path, public_key=public_key, allow_uncommitted=allow_uncommitted)[1]
+
+
+def load_verified(path: str | Path, *, public_key: str | None = None, allow_uncommitted: bool = False) -> tuple[RiskModel, str]:
+    """Return a model and the SHA-256 of its file, if its manifest vouches for it; parameters and errors as `read_verified`.
+
+    What is unpickled are the very bytes that were hashed: nobody can swap the file in between.
+    """
+    from mlops_project.modeling.model import load_model  # scikit-learn, which who only verifies does not need
+
+    content, sha256 = read_verified(path, public_key=public_key, allow_uncommitted=allow_uncommitted)
+    return load_model(path, io.BytesIO(content)), sha256
+
+
+def write_keys(path: str | Path) -> None:
+    """Write a new Ed25519 key, readable by its owner only, and beside it its public half, ``<path>.pub``; both PEM.
+
+    Raises
+    ------
+    PipelineError
+        If there is a file of this name: a key is never replaced.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = Ed25519PrivateKey.generate()
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as stream:
+            stream.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be written ({error.strerror}); nothing was changed") from None
+    with atomic_path(f"{path}.pub") as temporary:
+        temporary.write_text(_public_pem(key), encoding="utf-8", newline="\n")
+
+
+def sign(path: str | Path, key: str, *, allow_uncommitted: bool = False) -> Path:
+    """Sign the manifest of a file that it vouches for by a secret key (PEM); return the signature's path.
+
+    Raises
+    ------
+    PipelineError
+        As `read_verified` without a public key, or if the key is none.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        secret = load_pem_private_key(key.encode(), password=None)
+    except (ValueError, TypeError):  # TypeError: it has a password
+        secret = None
+    if not isinstance(secret, Ed25519PrivateKey):
+        raise PipelineError("signing key: expected an Ed25519 key in PEM without a password; `mlops-manifest keygen` makes one")
+    place = manifest_path(path)
+    text = _read(place, MANIFEST_BYTES, MISSING)
+    if not allow_uncommitted:
+        _check_committed(place, text)
+    # A signature on a manifest that the file does not match would be of no use.
+    _vouched(Path(path), text)
+    with atomic_path(signature_path(path)) as temporary:
+        temporary.write_bytes(secret.sign(text))
+    return signature_path(path)
+
+
+def _public_pem(key: Ed25519PrivateKey) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def setting(name: str, file: str | None = None) -> str | None:
+    """Content of ``file`` or, without one, of the environment variable or the file that ``<name>_FILE`` names, else None.
+
+    Raises
+    ------
+    PipelineError
+        If the file cannot be read.
+    """
+    if file is None and (value := os.environ.get(name)):
+        return value
+    if not (file := file or os.environ.get(f"{name}_FILE")):
+        return None
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{name}: {file} cannot be read ({error})") from None
+
+
+def _read(path: Path, limit: int, remedy: str) -> bytes:
+    """Content of a plain file, up to one byte more than ``limit``."""
+    try:
+        # A pipe would keep the reader waiting.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise PipelineError(f"{path}: found no plain file; {remedy}")
+            return stream.read(limit + 1)
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: not found; {remedy}") from None
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _vouched(path: Path, text: bytes) -> tuple[bytes, str, set[str]]:
+    """Content and SHA-256 of a file that fits this manifest, and all SHA-256 that the manifest names."""
+    place = manifest_path(path)
+    files = _parse(text, place).files
+    if path.name not in files:
+        raise PipelineError(
+            f"{place}: found {', '.join(files) or 'no file'}, expected {path.name}; it is the manifest of another"
+        )
+    expected = files[path.name]
+    content = _read(path, expected.bytes, "`dvc pull` fetches it, `dvc repro` makes it anew")
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected.sha256:
+        size = f"{len(content)} bytes" if len(content) <= expected.bytes else f"more than {expected.bytes} bytes"
+        raise PipelineError(
+            f"{path}: not loaded: found SHA-256 {found} ({size}), {place.name} expects {expected.sha256} ({expected.bytes}"
+            " bytes); the file is damaged, tampered with or of another commit: `dvc checkout`"
+        )
+    return content, found, {entry.sha256 for entry in files.values()}
+
+
+def _parse(text: bytes, place: Path) -> Manifest:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise PipelineError(f"{place}: is no manifest; run `dvc repro` to write it anew")
+    manifest = convert(content, Manifest, str(place), PipelineError)
+    for name in manifest.files:
+        if PurePath(name).name != name or name in {"", ".."} or "\\" in name:
+            raise PipelineError(f"{place}: found {name!r}, expected names of files in its own folder")
+    return manifest
+
+
+def _check_committed(place: Path, text: bytes) -> None:
+    folder = place.parent.resolve()
+    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
+        raise PipelineError(
+            f"{place}: outside a Git checkout a manifest must be signed, and there is no key to check that with; set {PUBLIC_KEY}"
+            f" or {PUBLIC_KEY}_FILE, or pass --uncommitted to trust whoever can write in this folder"
+        )
+    # Not what a hook or an editor has set for another repository; cat-file runs no filters that the repository may define.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(folder), "cat-file", "blob", f"HEAD:./{place.name}"]
+    try:
+        found = subprocess.run(command, capture_output=True, check=False, env=environment)
+    except FileNotFoundError:
+        raise PipelineError(f"{place}: its commit cannot be read: Git is not installed") from None
+    if found.returncode != 0 or found.stdout != text:
+        reason = " ".join(found.stderr.decode(errors="replace").split()) if found.returncode else "it differs from HEAD's"
+        raise PipelineError(
+            f"{place}: not covered by the commit ({reason}); commit it with dvc.lock, or pass --uncommitted to trust this folder"
+        )
+
+
+def _check_signature(path: Path, text: bytes, key: str) -> None:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        public = load_pem_public_key(key.encode())
+    except ValueError:
+        public = None
+    if not isinstance(public, Ed25519PublicKey):
+        raise PipelineError(f"{PUBLIC_KEY}: expected the public half of an Ed25519 key in PEM; `mlops-manifest keygen` makes one")
+    place = signature_path(path)
+    signature = _read(place, SIGNATURE_BYTES, "sign the manifest: `mlops-manifest sign`")
+    try:
+        public.verify(signature, text)
+    except InvalidSignature:
+        raise PipelineError(
+            f"{place}: not a signature of {manifest_path(path).name} by the key of {PUBLIC_KEY}; manifest or signature were"
+            " tampered with, or signed by another key"
+        ) from None

@@ -1,0 +1,325 @@
+"""Applicants out of a request's body: JSON, CSV, Arrow or Parquet, read strictly.
+
+A cell may hold anything that a cell of the raw table may: what the contract does not allow is treated as missing later. Refused
+is what leaves open what the caller meant: a column that nobody knows, a key that stands twice, an array in a cell.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from mlops_project.files import APPLICANT_ID, NEEDS_PYARROW
+from mlops_project.serving.problems import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from mlops_project.modeling.compiled import CompiledScorer
+
+JSON, CSV = "application/json", "text/csv"
+ARROW, PARQUET = "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"
+TYPES = (JSON, CSV, ARROW, PARQUET)
+DELIMITERS = ",;\t|"
+MAX_ERRORS = 20
+# Digits from which on a whole number is read as a float: no contract's cell is that large.
+LONG = 300
+# A Parquet or Arrow table may be so many times as large as the body that it came in.
+MAX_EXPANSION = 100
+
+Record = dict[str, str | int | float | bool | None]
+_records = msgspec.json.Decoder(list[Record] | Record).decode
+
+
+class Applicants(NamedTuple):
+    """What a body holds: ``records`` (JSON), one per applicant, or ``columns`` of cells."""
+
+    n: int
+    records: Sequence[Mapping[str, Any]] | None
+    columns: Mapping[str, Sequence[Any]] | None
+    references: Sequence[str | None]
+    """The caller's own names of the applicants, by which their records are found later; empty if there are none."""
+
+
+class Names(NamedTuple):
+    """Columns that a body may hold, and what they are."""
+
+    features: tuple[str, ...]
+    ignored: frozenset[str]
+    """Columns of the table that no model reads: outcome, dates, weights, dropped ones, and those that are hidden."""
+    reference: str
+    allowed: frozenset[str]
+
+    @classmethod
+    def of(cls, scorer: CompiledScorer) -> Names:
+        """Return the names by the contract of a scorer."""
+        contract = scorer.contract
+        reference = contract.applicant_id or APPLICANT_ID
+        everything = {*contract.columns, contract.target.name, *contract.drop}
+        ignored = frozenset(everything.difference(scorer.columns, [reference]))
+        return cls(tuple(scorer.columns), ignored, reference, frozenset({*everything, reference}))
+
+
+def read(body: bytes, kind: str, names: Names, max_rows: int) -> Applicants:
+    """Read the applicants in a body of media type ``kind``.
+
+    Raises
+    ------
+    Refusal
+        400 if the body is not of that type, 422 if it holds something else than applicants, 413 if too many.
+    """
+    if kind == JSON:
+        return _from_records(read_json(body), names, max_rows)
+    columns = read_csv(body, names) if kind == CSV else read_arrow(body, kind, names, max_rows)
+    n = len(next(iter(columns.values())))
+    _check_number(n, max_rows)
+    references = [None if cell in (None, "") else str(cell) for cell in columns.get(names.reference, ())]
+    return Applicants(n, None, columns, references)
+
+
+def _from_records(records: list[Record], names: Names, max_rows: int) -> Applicants:
+    _check_number(len(records), max_rows)
+    if not all(map(names.allowed.issuperset, records)):
+        unknown = [(row, name) for row, record in enumerate(records) for name in record if name not in names.allowed]
+        raise invalid([(row, name, unknown_column(name, names)) for row, name in unknown[:MAX_ERRORS]], len(unknown))
+    found = [record.get(names.reference) for record in records]
+    references = [] if found.count(None) == len(found) else [None if name is None else str(name) for name in found]
+    return Applicants(len(records), records, None, references)
+
+
+def _check_number(n: int, max_rows: int) -> None:
+    if n == 0:
+        raise Refusal(422, "Unprocessable Content", "found no applicant, expected at least one")
+    if n > max_rows:
+        raise Refusal(413, "Content Too Large", f"found {n} applicants, expected {max_rows} at most; send several requests")
+
+
+def unknown_column(name: str, names: Names) -> str:
+    """Say that nobody knows a column, and which one may be meant."""
+    near = difflib.get_close_matches(name[:100], names.features, n=1)
+    return f"unknown column{f'; did you mean {near[0]}?' if near else ''}"
+
+
+def invalid(errors: Iterable[tuple[int | None, str | None, str]], total: int | None = None) -> Refusal:
+    """Return a problem that names row (from 0), field and fault of each error, of ``total`` many."""
+    listed = []
+    for row, field, detail in errors:
+        entry: dict[str, Any] = {"detail": detail}
+        if row is not None:
+            entry["row"] = row
+        if field is not None:
+            entry["field"] = field
+        listed.append(entry)
+    first = listed[0]
+    where = ", ".join(f"{key} {first[key]}" for key in ("row", "field") if key in first)
+    total = total or len(listed)
+    more = f" (and {total - 1} more)" if total > 1 else ""
+    detail = f"{where}: {first['detail']}{more}" if where else f"{first['detail']}{more}"
+    return Refusal(422, "Unprocessable Content", detail, errors=listed)
+
+
+# --- JSON
+
+
+def read_json(body: bytes) -> list[Record]:
+    """Read one object, or an array of objects, whose values are texts, numbers, truth values or null.
+
+    Raises
+    ------
+    Refusal
+        400 if it is not JSON as RFC 8259 has it (NaN and Infinity are not), if a key stands twice in an object, or if it is
+        nested too deeply; 422 if it holds something else.
+    """
+    try:
+        found = _records(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _strictly(body)
+    records = found if isinstance(found, list) else [found]
+    # Each key has its colon. More of them stand in texts, or behind a key that stands twice: then it is looked at closely.
+    if body.count(b":") == sum(map(len, records)):
+        return records
+    return _strictly(body)
+
+
+def _strictly(body: bytes) -> list[Record]:
+    """Read what the fast decoder refuses or does not notice; slower, and exact about what is wrong."""
+    content = decode_json(body)
+    if not isinstance(content, (dict, list)):
+        raise Refusal(422, "Unprocessable Content", f"found {_name(content)}, expected an object or an array of objects")
+    records = content if isinstance(content, list) else [content]
+    errors: list[tuple[int | None, str | None, str]] = []
+    for row, record in enumerate(records):
+        if not isinstance(record, dict):
+            errors.append((row, None, f"found {_name(record)}, expected an object with one applicant"))
+            continue
+        for field, cell in record.items():
+            if isinstance(cell, (dict, list)):
+                errors.append((row, field, f"found {_name(cell)}, expected a text, a number, true, false or null"))
+    if errors:
+        raise invalid(errors[:MAX_ERRORS], len(errors))
+    return records
+
+
+def decode_json(body: bytes) -> Any:
+    """Decode JSON strictly: no NaN, no key twice. Numbers that are too large become infinite. Raises Refusal (400)."""
+    try:
+        content = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer)
+        json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate is no text
+        return content
+    except UnicodeDecodeError as error:
+        raise _malformed(f"byte {error.start} is not UTF-8") from None
+    except UnicodeEncodeError:
+        raise _malformed("a text holds half of a surrogate pair") from None
+    except RecursionError:
+        raise _malformed("it is nested too deeply") from None
+    except ValueError as error:
+        raise _malformed(str(error)) from None
+
+
+def _malformed(what: str) -> Refusal:
+    return Refusal(400, "Bad Request", f"the body cannot be read as JSON: {what}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:100]!r} stands twice in an object")
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON value; leave the field out, or send null")
+
+
+def _integer(text: str) -> int | float:
+    return int(text) if len(text) < LONG else float(text)
+
+
+def _name(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a text", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+# --- CSV
+
+
+def read_csv(body: bytes, names: Names) -> dict[str, list[str]]:
+    """Read a CSV table (UTF-8; comma, semicolon, tab or |) with a header; cells stay text, as in the raw table.
+
+    Raises
+    ------
+    Refusal
+        400 if it is not CSV; 422 if a column is unknown, absent or there twice, or a row is longer or shorter than the header.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+        first = text[: text.find("\n") if "\n" in text else None]
+        delimiter = max(DELIMITERS, key=lambda sign: sum(name in names.allowed for name in _split(first, sign)))
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
+    except UnicodeDecodeError as error:
+        raise Refusal(400, "Bad Request", f"the body cannot be read as CSV: byte {error.start} is not UTF-8") from None
+    except csv.Error as error:
+        raise Refusal(400, "Bad Request", f"the body cannot be read as CSV: {error}") from None
+    if not rows:
+        raise Refusal(400, "Bad Request", "the body is empty, expected a header and one line per applicant")
+    header = [name.strip() for name in rows.pop(0)]
+    _check_header(header, names)
+    wrong = [(row, len(cells)) for row, cells in enumerate(rows) if len(cells) != len(header)]
+    if wrong:
+        expected = f"expected {len(header)} as in the header"
+        raise invalid([(row, None, f"found {cells} cells, {expected}") for row, cells in wrong[:MAX_ERRORS]], len(wrong))
+    if not rows:
+        return {name: [] for name in header}
+    return {name: list(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)}
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader([line.rstrip("\r")], delimiter=delimiter), [])]
+
+
+def _check_header(header: Sequence[str], names: Names) -> None:
+    if unknown := [name for name in header if name not in names.allowed]:
+        raise invalid([(None, name[:100], unknown_column(name, names)) for name in unknown[:MAX_ERRORS]], len(unknown))
+    if twice := [name for name in names.allowed if header.count(name) > 1]:
+        raise invalid((None, name, "the column stands twice") for name in sorted(twice))
+    if absent := [name for name in names.features if name not in header]:
+        raise invalid((None, name, "the column is absent; leave its cells empty where the value is not known") for name in absent)
+
+
+# --- Arrow and Parquet
+
+
+def read_arrow(body: bytes, kind: str, names: Names, max_rows: int) -> dict[str, Sequence[Any]]:
+    """Read an Arrow stream or a Parquet file.
+
+    Raises
+    ------
+    Refusal
+        400 if it is none; 422 as `read_csv`, and if a column is of a nested type; 413 if it is much larger than its body; 501
+        if pyarrow is not installed.
+    """
+    pa = import_pyarrow()
+    limit = MAX_EXPANSION * max(len(body), 1 << 20)
+    try:
+        if kind == PARQUET:
+            from pyarrow import parquet
+
+            file = parquet.ParquetFile(pa.BufferReader(body))
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            _check_number(file.metadata.num_rows, max_rows)
+            if sum(group.total_byte_size for group in groups) > limit:
+                raise Refusal(413, "Content Too Large", "the table is much larger than the file; send it in parts")
+            schema, load = file.schema_arrow, file.read
+        else:
+            reader = pa.ipc.open_stream(pa.BufferReader(body))
+            schema, load = reader.schema, lambda: _batches(reader, limit, max_rows, pa)
+        _check_header(schema.names, names)
+        _check_types(schema, pa)
+        table = load()
+        return {name: cells(column, pa) for name, column in zip(table.column_names, table.columns, strict=True)}
+    except pa.ArrowException as error:
+        what = " ".join(str(error).split())[:200]
+        raise Refusal(400, "Bad Request", f"the body cannot be read as {kind}: {what}") from None
+    except (OSError, UnicodeDecodeError, OverflowError) as error:
+        raise Refusal(400, "Bad Request", f"the body cannot be read as {kind}: {' '.join(str(error).split())[:200]}") from None
+
+
+def import_pyarrow() -> Any:
+    """Return pyarrow, which is a large package and needed by few. Raises Refusal (501) if it is not there."""
+    try:
+        import pyarrow as pa
+        import pyarrow.ipc
+    except ImportError:
+        raise Refusal(501, "Not Implemented", f"Arrow and {NEEDS_PYARROW}; send JSON or CSV") from None
+    return pa
+
+
+def _batches(reader: Any, limit: int, max_rows: int, pa: Any) -> Any:
+    batches, n, size = [], 0, 0
+    for batch in reader:
+        n, size = n + batch.num_rows, size + batch.nbytes
+        if n > max_rows or size > limit:
+            _check_number(n, max_rows)
+            raise Refusal(413, "Content Too Large", "the table is much larger than the body; send it in parts")
+        batches.append(batch)
+    return pa.Table.from_batches(batches, reader.schema)
+
+
+def _check_types(schema: Any, pa: Any) -> None:
+    nested = pa.types.is_nested
+    if wrong := [field for field in schema if nested(field.type) or pa.types.is_binary(field.type)]:
+        raise invalid((None, field.name, f"found the type {field.type}, expected text, numbers or dates") for field in wrong)
+
+
+def cells(column: Any, pa: Any) -> Sequence[Any]:
+    """Return the cells of a column: a NumPy array where it holds plain numbers, else a list; null is None or NaN."""
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        return column.to_numpy()
+    return column.to_pylist()

@@ -1,0 +1,677 @@
+"""The prediction log: what was asked and answered, safe before the answer is sent, with outcomes that come later.
+
+One record is one request, whose inputs and results stay the JSON that the service has anyway: a row per applicant would cost
+more than scoring it. Deleting one applicant rewrites the records that hold him.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+import zlib
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from mlops_project.errors import PipelineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+DEFAULT_URL = "sqlite:///var/predictions.db"
+SCHEMA = 1
+# How long a write waits for other processes, and for a server that does not answer.
+PATIENCE = 5.0
+# Inputs that may wait for the writer; more are refused, so that a log that hangs does not fill the memory.
+MAX_WAITING_BYTES = 256 * 1024 * 1024
+PRUNE_EVERY, PRUNE_AT_ONCE = 3600.0, 200
+# A request can hold megabytes, so few are read at once.
+READ_AT_ONCE = 20
+# Inputs of many applicants shrink to a seventh; results, which are digits, would cost as much for an eighth of that gain.
+COMPRESS_BYTES = 4096
+
+logger = logging.getLogger(__name__)
+
+
+class LogError(PipelineError):
+    """The log cannot be read or written; what was to be appended is not in it."""
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One answered request."""
+
+    request_id: str
+    """Made by the service (`new_request_id`), never by the caller: it must be unique."""
+    time: float
+    """Seconds since 1970."""
+    model_version: str
+    inputs: bytes
+    """JSON as it was sent or read: an object, a list of n objects, or an object of columns, each a list of n cells."""
+    results: bytes
+    """JSON object of columns, each a list of n: p_good, probability_of_default, score, decision (see `results`)."""
+    rows: int = 1
+    """Number n of applicants."""
+    applicants: Sequence[str | None] = ()
+    """The caller's references to the applicants, by position, if there are any: so they are found for deletion."""
+
+
+class Logged(NamedTuple):
+    """A record as it is read."""
+
+    record: Record
+    outcomes: dict[int, tuple[str, float]]
+    """Outcome and when it was posted, by position."""
+
+
+class Outcome(NamedTuple):
+    """What became of an applicant."""
+
+    request_id: str
+    position: int
+    outcome: str
+
+
+def new_request_id() -> str:
+    """Return 32 hexadecimal digits: milliseconds first, so that the log's index grows at its end, then 80 random bits."""
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def results(p_good: list[float], probability_of_default: list[float], score: list[float], decision: list[str]) -> bytes:
+    """Return the results of a record as JSON."""
+    return _encode({"p_good": p_good, "probability_of_default": probability_of_default, "score": score, "decision": decision})
+
+
+class PredictionLog:
+    """Appends from an event loop by one writer thread, which commits at once what came in during its last commit.
+
+    Each worker process has its own. All methods that return futures are called in the event loop.
+    """
+
+    def __init__(self, store: Store, retention: float | None = None) -> None:
+        self._store = store
+        self._retention = retention
+        self._waiting: list[_Job] = []
+        self._waiting_bytes = 0
+        self._busy = self._closed = False
+        self._queue: SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Job]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="prediction-log", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, url: str, *, retention: float | None = None, durable: bool = True) -> PredictionLog:
+        """Open the log, or make it.
+
+        Parameters
+        ----------
+        url : str
+            ``sqlite:///relative/path``, ``sqlite:////absolute/path`` or ``postgresql://…``.
+        retention : float, optional
+            Seconds after which records are deleted, looked at every hour.
+        durable : bool
+            Whether a commit survives the loss of power; else only that of the process.
+
+        Raises
+        ------
+        LogError
+            If it cannot be opened, or was made by a newer version.
+        """
+        return cls(open_store(url, durable=durable), retention)
+
+    def append(self, records: Sequence[Record]) -> asyncio.Future[None]:
+        """Return a future that is done when the records are committed; it raises `LogError` if they are not.
+
+        Raises
+        ------
+        LogError
+            If the log is closed, or too much is waiting.
+        """
+        return self._submit(_Job(self._store.append, records, sum(len(record.inputs) for record in records)))
+
+    def outcomes(self, outcomes: Sequence[tuple[str, int, str]]) -> asyncio.Future[list[tuple[str, int]]]:
+        """Set outcomes of predictions; a later one replaces an earlier one.
+
+        Returns
+        -------
+        future of list of (request id, position)
+            Those that the log does not hold (any more).
+        """
+        return self._submit(_Job(self._store.outcomes, outcomes, 0))
+
+    async def close(self) -> None:
+        """Write what waits, then close."""
+        if not self._closed:
+            last = self._submit(_Job(lambda _: None, (), 0))
+            self._closed = True
+            await last
+            self._queue.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._store.close()
+
+    def _submit(self, job: _Job) -> asyncio.Future[Any]:
+        if self._closed:
+            raise LogError("the prediction log is closed")
+        if self._waiting_bytes + job.size > MAX_WAITING_BYTES:
+            raise LogError("the prediction log is too slow for what comes in")
+        loop = asyncio.get_running_loop()
+        job.future = loop.create_future()
+        self._waiting.append(job)
+        self._waiting_bytes += job.size
+        if not self._busy:
+            self._busy = True
+            # Not at once: the other requests of this turn of the loop join the commit.
+            loop.call_soon(self._hand_over, loop)
+        return job.future
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        jobs, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._queue.put((loop, jobs))
+
+    def _settle(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job]) -> None:
+        for job in jobs:
+            if not job.future.done():
+                if job.error is None:
+                    job.future.set_result(job.result)
+                else:
+                    what = f"{type(job.error).__name__}: {job.error}"
+                    job.future.set_exception(LogError(" ".join(what.split())))  # its own: a traceback grows with each raise
+        if self._waiting:
+            self._hand_over(loop)
+        else:
+            self._busy = False
+
+    def _work(self) -> None:
+        """In the thread."""
+        prune_at = time.monotonic()
+        while True:
+            wait = None if self._retention is None else max(0.0, prune_at - time.monotonic())
+            try:
+                item = self._queue.get(timeout=wait)
+            except Empty:
+                prune_at = time.monotonic() + self._prune()
+                continue
+            if item is None:
+                return
+            loop, jobs = item
+            self._write(jobs)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(self._settle, loop, jobs)
+            if wait == 0.0:
+                prune_at = time.monotonic() + self._prune()
+
+    def _write(self, jobs: list[_Job]) -> None:
+        appends = [job for job in jobs if job.work == self._store.append]
+        if len(appends) > 1:
+            error = _run(lambda: self._store.append([record for job in appends for record in job.payload]))
+            if not isinstance(error, self._store.data_errors):
+                for job in appends:
+                    job.error = error
+                jobs = [job for job in jobs if job.work != self._store.append]
+            # Else one at a time: a record that cannot be written does not take others with it.
+        for job in jobs:
+            job.run()
+
+    def _prune(self) -> float:
+        """Delete a few records that are too old; return in how many seconds to look again."""
+        job = _Job(lambda _: self._store.prune(time.time() - (self._retention or 0.0), PRUNE_AT_ONCE), (), 0)
+        job.run()
+        if job.error:
+            logger.error("retention of the prediction log failed: %s", job.error)
+        return 0.05 if job.result == PRUNE_AT_ONCE else PRUNE_EVERY
+
+
+class _Job:
+    __slots__ = ("error", "future", "payload", "result", "size", "work")
+
+    def __init__(self, work: Callable[[Any], Any], payload: Sequence[Any], size: int) -> None:
+        self.work, self.payload, self.size = work, payload, size
+        self.future: asyncio.Future[Any]
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Do the work; whatever goes wrong, the thread goes on and the caller is told."""
+        self.error = _run(lambda: setattr(self, "result", self.work(self.payload)))
+
+
+def _run(work: Callable[[], Any]) -> Exception | None:
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001
+        return error
+    return None
+
+
+class Store:
+    """What SQLite and PostgreSQL share; both speak DB-API 2. Used by one thread at a time."""
+
+    mark = "?"
+    kinds = {"ID": "INTEGER PRIMARY KEY", "REAL": "REAL", "BYTES": "BLOB"}
+    # What a record itself can be the reason of.
+    data_errors: tuple[type[Exception], ...] = (ValueError, TypeError, OverflowError)
+    connection: Any
+
+    tables = (
+        (
+            "CREATE TABLE requests (id {ID}, request_id TEXT NOT NULL UNIQUE, time {REAL} NOT NULL, model_version TEXT NOT NULL,"
+            " row_count INTEGER NOT NULL, deleted INTEGER NOT NULL, inputs {BYTES} NOT NULL, results {BYTES} NOT NULL)"
+        ),
+        "CREATE INDEX requests_time ON requests (time)",
+        (
+            "CREATE TABLE applicants (applicant TEXT NOT NULL, request_id TEXT NOT NULL, position INTEGER NOT NULL,"
+            " PRIMARY KEY (applicant, request_id, position))"
+        ),
+        "CREATE INDEX applicants_request ON applicants (request_id)",
+        (
+            "CREATE TABLE outcomes (request_id TEXT NOT NULL, position INTEGER NOT NULL, outcome TEXT NOT NULL,"
+            " time {REAL} NOT NULL, PRIMARY KEY (request_id, position))"
+        ),
+    )
+
+    def transaction(self) -> contextlib.AbstractContextManager[Any]:
+        """Commit what the block did, or nothing of it."""
+        raise NotImplementedError
+
+    def problems(self) -> contextlib.AbstractContextManager[None]:
+        """Raise the driver's errors as `LogError`, but those that a record is the reason of."""
+        raise NotImplementedError
+
+    def attempt(self, work: Callable[[bool], Any]) -> Any:
+        """Run ``work`` in a transaction; its argument says whether it may have been committed before."""
+        with self.transaction():
+            return work(False)
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> Any:
+        """Run one statement; ``?`` marks a value."""
+        return self.connection.execute(sql.replace("?", self.mark), values)
+
+    def executemany(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run one statement for many values."""
+        self.connection.cursor().executemany(sql.replace("?", self.mark), values)
+
+    def prepare(self) -> None:
+        """Make the tables, or raise if a newer version made them."""
+        raise NotImplementedError
+
+    def create(self) -> None:
+        """Make the tables."""
+        for statement in self.tables:
+            self.execute(statement.format(**self.kinds))
+
+    def check_schema(self, found: int) -> None:
+        """Raise if a newer version made the tables."""
+        if found > SCHEMA:
+            raise LogError(
+                f"the prediction log has schema {found}, expected up to {SCHEMA}: a newer version made it; upgrade this package"
+            )
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Insert records in one transaction."""
+        rows = [(r.request_id, r.time, r.model_version, r.rows, _packed(r.inputs), r.results) for r in records]
+        named = [(name, r.request_id, i) for r in records for i, name in enumerate(r.applicants) if name is not None]
+
+        def insert(again: bool) -> None:
+            # The first try may have been committed although its answer got lost.
+            end = " ON CONFLICT DO NOTHING" if again else ""
+            self.executemany(
+                "INSERT INTO requests (request_id, time, model_version, row_count, deleted, inputs, results)"
+                f" VALUES (?, ?, ?, ?, 0, ?, ?){end}",
+                rows,
+            )
+            if named:
+                self.executemany(f"INSERT INTO applicants (applicant, request_id, position) VALUES (?, ?, ?){end}", named)
+
+        self.attempt(insert)
+
+    def outcomes(self, outcomes: Sequence[tuple[str, int, str]]) -> list[tuple[str, int]]:
+        """Set outcomes; return those of unknown predictions."""
+        now = time.time()
+
+        def update(_: bool) -> list[tuple[str, int]]:
+            known: dict[str, Callable[[int], bool]] = {}
+            for request_id in dict.fromkeys(outcome[0] for outcome in outcomes):
+                found = self.execute(
+                    "SELECT row_count, deleted, results FROM requests WHERE request_id = ?", (request_id,)
+                ).fetchone()
+                known[request_id] = _positions(*found) if found else lambda _: False
+            good = [(request_id, i, outcome, now) for request_id, i, outcome in outcomes if known[request_id](i)]
+            self.executemany(
+                "INSERT INTO outcomes (request_id, position, outcome, time) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (request_id, position) DO UPDATE SET outcome = excluded.outcome, time = excluded.time",
+                good,
+            )
+            return [(request_id, i) for request_id, i, _ in outcomes if not known[request_id](i)]
+
+        return self.attempt(update)
+
+    def read(self) -> Iterator[Logged]:
+        """Yield all records in the order in which they came, a few at a time: writers go on meanwhile."""
+        last = 0
+        while found := self._fetch(
+            "SELECT id, request_id, time, model_version, inputs, results, row_count"
+            " FROM requests WHERE id > ? ORDER BY id LIMIT ?",
+            (last, READ_AT_ONCE),
+        ):
+            these = "WHERE request_id IN (SELECT request_id FROM requests WHERE id > ? AND id <= ?)"
+            span = (last, last := found[-1][0])
+            named = {
+                (row[0], row[1]): row[2]
+                for row in self._fetch(f"SELECT request_id, position, applicant FROM applicants {these}", span)
+            }
+            late: dict[str, dict[int, tuple[str, float]]] = {}
+            for request_id, position, outcome, posted in self._fetch(
+                f"SELECT request_id, position, outcome, time FROM outcomes {these}", span
+            ):
+                late.setdefault(request_id, {})[position] = (outcome, posted)
+            with_names = {request_id for request_id, _ in named}
+            for _, request_id, when, version, inputs, answers, rows in found:
+                applicants = tuple(named.get((request_id, i)) for i in range(rows)) if request_id in with_names else ()
+                record = Record(request_id, when, version, _unpacked(inputs), bytes(answers), rows, applicants)
+                yield Logged(record, late.get(request_id, {}))
+
+    def _fetch(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        with self.problems():
+            return self.execute(sql, values).fetchall()
+
+    def delete_applicant(self, applicant: str) -> int:
+        """Delete what is logged of the applicant whom callers refer to so; return the number of predictions."""
+
+        def delete(_: bool) -> int:
+            found = self.execute("SELECT request_id, position FROM applicants WHERE applicant = ?", (applicant,)).fetchall()
+            positions: dict[str, set[int]] = {}
+            for request_id, position in found:
+                positions.setdefault(request_id, set()).add(position)
+            return sum(self._delete(request_id, chosen) for request_id, chosen in positions.items())
+
+        return self._delete_for_good(delete)
+
+    def delete_positions(self, positions: dict[str, set[int] | None]) -> int:
+        """Delete predictions by request id and position (None: all of the request); return their number."""
+        return self._delete_for_good(lambda _: sum(self._delete(request_id, chosen) for request_id, chosen in positions.items()))
+
+    def prune(self, before: float, limit: int) -> int:
+        """Delete up to ``limit`` requests that are older than ``before`` (seconds since 1970); return their number."""
+
+        def delete(_: bool) -> int:
+            found = self.execute(
+                "SELECT request_id FROM requests WHERE time < ? ORDER BY time LIMIT ?", (before, limit)
+            ).fetchall()
+            for (request_id,) in found:
+                self._delete(request_id, None)
+            return len(found)
+
+        return self.attempt(delete)
+
+    def _delete_for_good(self, work: Callable[[bool], int]) -> int:
+        deleted = self.attempt(work)
+        self.clean_up()
+        return deleted
+
+    def clean_up(self) -> None:
+        """Remove what deleted records left in files."""
+
+    def _delete(self, request_id: str, positions: set[int] | None) -> int:
+        found = self.execute(
+            "SELECT row_count, deleted, inputs, results FROM requests WHERE request_id = ?", (request_id,)
+        ).fetchone()
+        if not found:
+            return 0
+        rows, deleted, inputs, answers = found
+        there = _positions(rows, deleted, answers)
+        gone = {i for i in range(rows) if there(i) and (positions is None or i in positions)}
+        if deleted + len(gone) == rows:
+            for table in ("requests", "applicants", "outcomes"):
+                self.execute(f"DELETE FROM {table} WHERE request_id = ?", (request_id,))
+        elif gone:
+            self.execute(
+                "UPDATE requests SET deleted = ?, inputs = ?, results = ? WHERE request_id = ?",
+                (deleted + len(gone), _packed(_without(_unpacked(inputs), gone)), _without(answers, gone), request_id),
+            )
+            for table in ("applicants", "outcomes"):
+                pairs = [(request_id, i) for i in gone]
+                self.executemany(f"DELETE FROM {table} WHERE request_id = ? AND position = ?", pairs)
+        return len(gone)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+
+def _positions(rows: int, deleted: int, answers: bytes) -> Callable[[int], bool]:
+    """Say which positions a request has: a deleted one is null in the results."""
+    if not deleted:
+        return lambda i: 0 <= i < rows
+    decisions = msgspec.json.decode(answers)["decision"]
+    return lambda i: 0 <= i < rows and decisions[i] is not None
+
+
+def _without(content: bytes, gone: set[int]) -> bytes:
+    """Put null in the place of rows, in a list of them or in each column; the others keep their positions."""
+    decoded = decoded_json(bytes(content))
+    for column in [decoded] if isinstance(decoded, list) else decoded.values():
+        for i in gone:
+            column[i] = None
+    return msgspec.json.encode(decoded)
+
+
+def _packed(content: bytes) -> bytes:
+    return zlib.compress(content, 1) if len(content) >= COMPRESS_BYTES else content
+
+
+def _unpacked(content: bytes | memoryview) -> bytes:
+    """Decompress what is: JSON does not begin with zlib's first byte."""
+    content = bytes(content)
+    return zlib.decompress(content) if content[:1] == b"\x78" else content
+
+
+def decoded_json(content: bytes) -> Any:
+    """Decode JSON of a record; a number that is too large becomes infinite, since it was logged as it was sent."""
+    try:
+        return msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        return json.loads(content)
+
+
+class SqliteStore(Store):
+    """A file, written by several processes (WAL)."""
+
+    data_errors = (*Store.data_errors, sqlite3.IntegrityError, sqlite3.DataError)
+
+    def __init__(self, path: str, *, durable: bool) -> None:
+        self.path = os.path.abspath(path)
+        with self.problems():
+            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            # Personal data: for the owner only. The files that SQLite puts beside it take its mode.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._inode = os.stat(self.path).st_ino
+            self.connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+            self.connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self.connection.execute("PRAGMA secure_delete = ON")
+
+    def prepare(self) -> None:
+        """Make the tables, or raise if a newer version made them."""
+        with self.problems():
+            self.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            self._use_wal()
+            with self.transaction():
+                (found,) = self.execute("PRAGMA user_version").fetchone()
+                self.check_schema(found)
+                if found == 0:
+                    self.create()
+                    self.execute(f"PRAGMA user_version = {SCHEMA}")
+
+    def _use_wal(self) -> None:
+        """Switch to WAL; SQLite does not wait for another process that does the same."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what the block did, or nothing of it; waits for other processes."""
+        # SQLite waits by sleeping and trying again, and who sleeps is overtaken; the kernel has a queue.
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self.connection.execute("ROLLBACK")
+                raise
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def attempt(self, work: Callable[[bool], Any]) -> Any:
+        """Run ``work`` in a transaction."""
+        with self.problems():
+            return self._attempt(work)
+
+    def _attempt(self, work: Callable[[bool], Any]) -> Any:
+        # SQLite goes on writing to a file that has no name any more: nobody would find the records.
+        if os.stat(self.path).st_ino != self._inode:
+            raise LogError(f"{self.path}: was replaced while in use; restart the service")
+        return super().attempt(work)
+
+    @contextlib.contextmanager
+    def problems(self) -> Iterator[None]:
+        """Raise the driver's errors as `LogError`."""
+        try:
+            yield
+        except (sqlite3.IntegrityError, sqlite3.DataError):
+            raise
+        except (OSError, sqlite3.Error) as error:
+            raise LogError(f"{self.path}: the prediction log cannot be used ({error})") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        os.close(self._lock)
+
+    def clean_up(self) -> None:
+        """Give free pages back and empty the write-ahead log, which holds old pages."""
+        with self.problems():
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            try:
+                self.connection.execute("PRAGMA incremental_vacuum").fetchall()
+                ((busy, _, _),) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if busy:
+                    logger.warning(
+                        "%s-wal holds deleted records until who reads the log is done; prune once more then", self.path
+                    )
+            finally:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+
+class PostgresStore(Store):
+    """A PostgreSQL server. A lost connection is made anew once per transaction."""
+
+    mark = "%s"
+    kinds = {"ID": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "REAL": "DOUBLE PRECISION", "BYTES": "BYTEA"}
+
+    def __init__(self, url: str, *, durable: bool) -> None:
+        import psycopg
+
+        self._driver = psycopg
+        self.data_errors = (*Store.data_errors, psycopg.IntegrityError, psycopg.DataError)
+        self._url, self._durable = url, durable
+        self._connect()
+
+    def prepare(self) -> None:
+        """Make the tables, or raise if a newer version made them."""
+        with self.problems(), self.transaction():
+            self.execute("SELECT pg_advisory_xact_lock(7236541)")  # one process makes the tables
+            self.execute("CREATE TABLE IF NOT EXISTS prediction_log (schema_version INTEGER NOT NULL)")
+            found = self.execute("SELECT schema_version FROM prediction_log").fetchone()
+            self.check_schema(found[0] if found else 0)
+            if not found:
+                self.create()
+                self.execute("INSERT INTO prediction_log VALUES (?)", (SCHEMA,))
+
+    @contextlib.contextmanager
+    def problems(self) -> Iterator[None]:
+        """Raise the driver's errors as `LogError`."""
+        try:
+            yield
+        except (self._driver.IntegrityError, self._driver.DataError):
+            raise
+        except self._driver.Error as error:
+            # Never the URL nor what the driver repeats of it: it holds a password.
+            where = urlsplit(self._url)
+            said = " ".join(str(error).split()).replace(where.password or "\0", "***")
+            raise LogError(f"the prediction log at {where.hostname or 'the local socket'} cannot be used ({said})") from None
+
+    def _connect(self) -> None:
+        with self.problems():
+            self.connection = self._driver.connect(
+                self._url,
+                autocommit=True,
+                connect_timeout=int(PATIENCE),
+                tcp_user_timeout=int(PATIENCE * 1000),
+                application_name="mlops-serve",
+                options=f"-c statement_timeout={int(PATIENCE * 1000)} -c synchronous_commit={'on' if self._durable else 'off'}",
+            )
+
+    def transaction(self) -> contextlib.AbstractContextManager[Any]:
+        """Commit what the block did, or nothing of it."""
+        return self.connection.transaction()
+
+    def attempt(self, work: Callable[[bool], Any]) -> Any:
+        """Run ``work`` in a transaction, once more if the connection is lost."""
+        with self.problems():
+            if not self.connection.closed:
+                try:
+                    return super().attempt(work)
+                except self._driver.OperationalError:
+                    if not self.connection.closed:
+                        raise
+            self._connect()
+            with self.transaction():
+                return work(True)
+
+
+def open_store(url: str, *, durable: bool = True, create: bool = True) -> Store:
+    """Open the tables behind a log; `PredictionLog.open` says what ``url`` may be. A command does not ``create`` a file.
+
+    Raises
+    ------
+    LogError
+        If they cannot be opened, or were made by a newer version.
+    """
+    scheme, _, path = url.partition(":///")
+    store: Store
+    if scheme == "sqlite" and path:
+        path = unquote(path)
+        if not create and not os.path.exists(path):
+            raise LogError(f"{path}: there is no prediction log; give its URL in --log or MLOPS_LOG_URL")
+        store = SqliteStore(path, durable=durable)
+    elif url.startswith(("postgresql://", "postgres://")):
+        store = PostgresStore(url, durable=durable)
+    else:
+        # Not shown: it may hold a password.
+        raise LogError("the URL of the prediction log: expected sqlite:///path or postgresql://user@host/name")
+    try:
+        store.prepare()
+    except BaseException:
+        store.close()
+        raise
+    return store
