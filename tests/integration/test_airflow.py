@@ -23,7 +23,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = ROOT / ".venv/airflow/bin/airflow"
+DAG_FILE = ROOT / "deploy/airflow/dags/mlops_credit_pipeline.py"
 DAG = "mlops_credit_pipeline"
+ON_NEW_DATA = "mlops_credit_pipeline_on_new_data"
 STAGES = ("prepare", "featurize", "train", "evaluate")
 RAW = "data/raw/german_credit_modified.csv"
 
@@ -72,9 +74,10 @@ class Project:
             "GIT_COMMITTER_NAME": "t",
             "GIT_COMMITTER_EMAIL": "t@example.org",
             "AIRFLOW_HOME": str(home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(path / "deploy/airflow/dags"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(DAG_FILE.parent),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(connection | {"extra": {"disable_ssl": True, "disable_tls": True}}),
+            "AIRFLOW_VAR_MLOPS_PROJECT_PATH": str(path),
             "AIRFLOW_VAR_MLOPS_PYTHON": sys.executable,
             "AIRFLOW_VAR_MLOPS_EMAIL": "risk@example.org, ops@example.org",
             "AIRFLOW_VAR_MLOPS_OWNER": "risk-team",
@@ -90,7 +93,18 @@ class Project:
         self.run("git", "add", "-A")
         self.run("git", "commit", "-q", "-m", "base")
         self.run(sys.executable, "-m", "dvc", "pull", "-q", "--allow-missing")
+        self.set_param("model", "logistic_regression")
         self.airflow("db", "migrate")
+
+    def set_param(self, name: str, value: str) -> None:
+        """Set ``train.<name>``."""
+        file = self.path / "params.yaml"
+        text, found = re.subn(rf"^  {name}: .*$", f"  {name}: {value}", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert found == 1
+        file.write_text(text, encoding="utf-8")
+
+    def metrics(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.path / "metrics").glob("*.json")}
 
     def run(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess:
         done = subprocess.run(
@@ -124,7 +138,73 @@ class Project:
 
     def last_run(self, dag: str) -> tuple[str, str]:
         """Name and state."""
-        return self.query("select run_id, state from dag_run where dag_id = ? order by id desc limit 1", dag)[0]
+        return self.runs(dag)[-1]
+
+    def runs(self, dag: str) -> list[tuple[str, str]]:
+        return self.query("select run_id, state from dag_run where dag_id = ? order by id", dag)
+
+    def tries(self, run: str) -> dict[str, int]:
+        return dict(self.query("select task_id, try_number from task_instance where run_id = ?", run))
+
+    def log(self, dag: str, run: str, task: str, attempt: int = 1) -> str:
+        file = self.home / f"logs/dag_id={dag}/run_id={run}/task_id={task}/attempt={attempt}.log"
+        return file.read_text(encoding="utf-8")
+
+    def wait(self, what: str, reached: Callable[[], object], seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while not reached():
+            if time.monotonic() > end:
+                logs = "".join(f"--- {log.name}\n{log.read_text()[-3000:]}\n" for log in self.home.glob("*.out"))
+                runs = self.query("select run_id, task_id, state, try_number from task_instance")
+                pytest.fail(f"no {what} within {seconds} s\n{runs}\n{logs}")
+            time.sleep(0.3)
+
+    @contextlib.contextmanager
+    def services(self) -> Iterator[None]:
+        """Airflow as it is run for good; the API server is what tasks report to."""
+        with socket.create_server(("127.0.0.1", 0)) as api, socket.create_server(("127.0.0.1", 0)) as logs:
+            ports = api.getsockname()[1], logs.getsockname()[1]
+        variables = {
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "2",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{ports[0]}/execution/",
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(ports[0]),
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API_AUTH__JWT_SECRET": "one secret that all services of this test share, and nobody else: " * 2,
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(ports[1]),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": "0",
+            # Long enough for the test to see that a task waits for its next try.
+            "AIRFLOW_VAR_MLOPS_RETRY_MINUTES": "0.1",
+            "AIRFLOW_VAR_MLOPS_POKE_MINUTES": "0.05",
+        }
+        with contextlib.ExitStack() as stack:
+            running = []
+            for service in ("api-server", "dag-processor", "scheduler", "triggerer"):
+                output = stack.enter_context((self.home / f"{service}.out").open("w"))
+                command = [str(AIRFLOW), service, *(["--skip-serve-logs"] if service == "triggerer" else [])]
+                running.append(
+                    subprocess.Popen(
+                        command,
+                        cwd=self.path,
+                        env=self.environment | variables,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
+                )
+            try:
+                yield
+            finally:
+                for stop in (signal.SIGTERM, signal.SIGKILL):
+                    for process in running:
+                        # The group: what a service started ends with it.
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(process.pid, stop)
+                    for process in running:
+                        with contextlib.suppress(subprocess.TimeoutExpired):
+                            process.wait(timeout=10)
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +215,13 @@ def project(mail, tmp_path_factory) -> Project:
     return Project(tmp_path_factory.mktemp("a project"), tmp_path_factory.mktemp("airflow"), mail)
 
 
-@pytest.mark.parametrize("sampler", ["none", "BorderlineSMOTE"])
-def test_dags_test_runs_every_stage_and_gives_the_metrics_of_dvc(project, sampler):
-    project.set_params(model="logistic_regression", imbalance=sampler)
+@pytest.fixture(scope="module")
+def services(project) -> Iterator[None]:
+    with project.services():
+        yield
+
+
+def test_dags_test_runs_every_stage_and_gives_the_metrics_of_dvc(project):
     project.run(sys.executable, "-m", "dvc", "repro", "--pull")
     metrics = project.metrics()
     printed = project.airflow("dags", "test", DAG, "--conf", '{"force": true}')
@@ -146,6 +230,7 @@ def test_dags_test_runs_every_stage_and_gives_the_metrics_of_dvc(project, sample
     assert project.states(run) == dict.fromkeys(("check_new_data", *STAGES), "success")
     positions = [printed.index(f"Running stage '{stage}'") for stage in STAGES]
     assert positions == sorted(positions)
+    assert len(metrics) == 4
     assert project.metrics() == metrics
     # Airflow's own API server uses a client that its framework will replace.
     assert [line for line in printed.splitlines() if "deprecat" in line.lower() and "StarletteDeprecation" not in line] == []
@@ -153,8 +238,10 @@ def test_dags_test_runs_every_stage_and_gives_the_metrics_of_dvc(project, sample
 
 def test_the_dags_are_what_they_should_be(project):
     code = f"""
-import json, runpy
-dags = runpy.run_path({str(project.path / "deploy/airflow/dags/mlops_credit_pipeline.py")!r})
+import json, runpy, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    dags = runpy.run_path({str(DAG_FILE)!r})
 def told(dag):
     return {{
         "edges": {{task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks}}, "catchup": dag.catchup,
@@ -171,13 +258,14 @@ pokes.append(sensor.poke({{}}))
 away.rename(raw)
 print(json.dumps([
     told(dags["weekly"]), told(dags["on_new_data"]), dags["SCHEDULE"],
-    [sensor.mode, sensor.poke_interval, sensor.timeout.total_seconds() if hasattr(sensor.timeout, "seconds") else sensor.timeout],
-    pokes,
+    [sensor.mode, sensor.poke_interval, sensor.timeout],
+    [str(w.message) for w in caught if w.filename == {str(DAG_FILE)!r} or "Airflow" in w.category.__name__],
 ]))
 """
-    python = [str(AIRFLOW.parent / "python"), "-W", "error::DeprecationWarning:__main__", "-c", code]
+    python = [str(AIRFLOW.parent / "python"), "-c", code]
     printed = project.run(*python).stdout
-    weekly, on_new_data, schedule, sensor, pokes = json.loads(printed.splitlines()[-1])
+    weekly, on_new_data, schedule, sensor, warned = json.loads(printed.splitlines()[-1])
+    assert warned == []
     edges = weekly.pop("edges")
     assert edges.pop("check_new_data") == []
     assert list(edges) == list(STAGES)
@@ -198,27 +286,72 @@ print(json.dumps([
     assert json.loads(printed.splitlines()[-1])[0]["edges"] == {"check_new_data": [], "dvc_repro": ["check_new_data"]}
 
 
-def test_wrong_data_fails_without_another_try_and_is_mailed(project, mail):
-    raw = project.path / RAW
-    content = raw.read_bytes()
-    raw.unlink()
-    raw.write_text("no,such\ncolumns,here\n", encoding="utf-8")
+def test_the_scheduler_waits_for_data_retries_while_the_workspace_is_busy_and_gives_the_metrics_of_dvc(project, services, mail):
+    without_sampler = project.metrics()["train.json"]
+    project.set_param("imbalance", "BorderlineSMOTE")
+    raw, away = project.path / RAW, project.path / "away"
+    raw.rename(away)
     mail.messages.clear()
+    project.wait("DAG", lambda: project.query("select 1 from serialized_dag where dag_id = ?", DAG))
+    earlier = project.runs(DAG)
+    # The last week's run starts at once; it is the one to follow.
+    project.airflow("dags", "unpause", DAG)
+    project.wait("run", lambda: len(project.runs(DAG)) > len(earlier))
+    run = project.last_run(DAG)[0]
+    assert run.startswith("scheduled__")
+    project.wait("waiting sensor", lambda: project.states(run)["check_new_data"] == "up_for_reschedule")
+    with (project.path / ".dvc/tmp/airflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        away.rename(raw)
+        project.wait("retry", lambda: project.states(run)["prepare"] == "up_for_retry")
+    project.wait("end", lambda: project.last_run(DAG)[1] in {"success", "failed"})
+    assert project.states(run) == dict.fromkeys(("check_new_data", *STAGES), "success")
+    assert project.tries(run) == {"check_new_data": 1, "prepare": 2, "featurize": 1, "train": 1, "evaluate": 1}
+    assert "is busy" in project.log(DAG, run, "prepare")
+    for stage in ("train", "evaluate"):
+        assert f"Running stage '{stage}'" in project.log(DAG, run, stage)
+    assert mail.messages == []
+    metrics = project.metrics()
+    assert metrics["train.json"] != without_sampler
+    project.run(sys.executable, "-m", "dvc", "repro", "--force")
+    assert project.metrics() == metrics
+
+
+def test_announced_data_is_run_and_wrong_data_fails_at_once_and_is_mailed(project, services, mail):
+    raw, marker = project.path / RAW, project.path / "logs/new_data"
+    content = raw.read_bytes()
+    mail.messages.clear()
+    project.airflow("dags", "unpause", ON_NEW_DATA)
+
+    def announce(new: bytes) -> tuple[str, str]:
+        raw.unlink()
+        raw.write_bytes(new)
+        earlier = len(project.runs(ON_NEW_DATA))
+        marker.touch()
+        project.wait("run", lambda: len(project.runs(ON_NEW_DATA)) > earlier)
+        project.wait("end", lambda: project.last_run(ON_NEW_DATA)[1] in {"success", "failed"})
+        assert not marker.exists()
+        return project.last_run(ON_NEW_DATA)
+
     try:
-        printed = project.airflow("dags", "test", DAG, check=False)
+        run, state = announce(content.rsplit(b"\n", 2)[0] + b"\n")
+        assert (run.startswith("asset_triggered__"), state) == (True, "success")
+        assert project.states(run) == dict.fromkeys(("check_new_data", *STAGES), "success")
+        assert "Running stage 'prepare'" in project.log(ON_NEW_DATA, run, "prepare")
+        assert mail.messages == []
+        run, state = announce(b"no,such\ncolumns,here\n")
     finally:
         raw.unlink()
         raw.write_bytes(content)
-        project.run("git", "checkout", "-q", "--", "data")
-    run, state = project.last_run(DAG)
-    assert state == "failed", printed
-    states = project.states(run)
-    assert states["prepare"] == "failed"
-    assert {states[stage] for stage in STAGES[1:]} == {"upstream_failed"}
-    assert project.query("select try_number from task_instance where run_id = ? and task_id = 'prepare'", run) == [(1,)]
+    assert state == "failed"
+    assert project.states(run) == {"check_new_data": "success", "prepare": "failed"} | dict.fromkeys(
+        STAGES[1:], "upstream_failed"
+    )
+    assert project.tries(run)["prepare"] == 1
+    project.wait("mail", lambda: mail.messages, 20)
     (message,) = mail.messages
     assert message["To"] == "risk@example.org, ops@example.org"
-    assert message["Subject"] == f"{DAG}: prepare failed"
+    assert message["Subject"] == f"{ON_NEW_DATA}: prepare failed"
     assert f"DataError: {RAW}" in message.get_body(("html",)).get_content()
 
 
