@@ -121,18 +121,6 @@ class Project:
         with contextlib.closing(sqlite3.connect(self.home / "airflow.db", timeout=30)) as database:
             return database.execute(sql, values).fetchall()
 
-    def set_params(self, **values: str) -> None:
-        """Set keys of the train section."""
-        path = self.path / "params.yaml"
-        text = path.read_text(encoding="utf-8")
-        for key, value in values.items():
-            text, changed = re.subn(rf"^  {key}: \w+$", f"  {key}: {value}", text, count=1, flags=re.MULTILINE)
-            assert changed == 1
-        path.write_text(text, encoding="utf-8")
-
-    def metrics(self) -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in (self.path / "metrics").rglob("*.json")}
-
     def states(self, run: str) -> dict[str, str]:
         return dict(self.query("select task_id, state from task_instance where run_id = ?", run))
 
@@ -250,12 +238,6 @@ def told(dag):
         "description": dag.description,
     }}
 sensor = dags["weekly"].get_task("check_new_data")
-import pathlib
-raw, away = pathlib.Path(sensor.path), pathlib.Path("away")
-pokes = [sensor.poke({{}})]
-raw.rename(away)
-pokes.append(sensor.poke({{}}))
-away.rename(raw)
 print(json.dumps([
     told(dags["weekly"]), told(dags["on_new_data"]), dags["SCHEDULE"],
     [sensor.mode, sensor.poke_interval, sensor.timeout],
@@ -280,7 +262,6 @@ print(json.dumps([
         "tasks": [["risk-team", 2, 300, False]],
     }
     assert on_new_data == weekly | {"edges": edges | {"check_new_data": []}}
-    assert pokes == [True, False], "with the raw file, and without"
     assert (schedule, sensor) == ("@weekly", ["reschedule", 300, 3600])
     printed = project.run(*python, AIRFLOW_VAR_MLOPS_SINGLE_TASK="true").stdout
     assert json.loads(printed.splitlines()[-1])[0]["edges"] == {"check_new_data": [], "dvc_repro": ["check_new_data"]}
@@ -353,105 +334,3 @@ def test_announced_data_is_run_and_wrong_data_fails_at_once_and_is_mailed(projec
     assert message["To"] == "risk@example.org, ops@example.org"
     assert message["Subject"] == f"{ON_NEW_DATA}: prepare failed"
     assert f"DataError: {RAW}" in message.get_body(("html",)).get_content()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, services: dict[str, subprocess.Popen]) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "too late"
-        for name, process in services.items():
-            assert process.poll() is None, f"{name} has ended"
-        time.sleep(0.5)
-
-
-@pytest.fixture(scope="module")
-def services(project) -> Iterator[dict[str, subprocess.Popen]]:
-    """Scheduler with LocalExecutor, and what Airflow 3 runs beside it."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    project.environment |= {
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-        "AIRFLOW__CORE__PARALLELISM": "2",
-        "AIRFLOW__API_AUTH__JWT_SECRET": "only-for-this-test-only-for-this-test-only-for-this-test-only-for",
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
-        "AIRFLOW_VAR_MLOPS_RETRY_MINUTES": "0.05",
-        "AIRFLOW_VAR_MLOPS_NEW_DATA_MARKER": str(project.path / "logs/new_data"),
-    }
-    commands = {
-        "api-server": ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
-        "scheduler": [],
-        "dag-processor": [],
-        "triggerer": [],
-    }
-    running = {}
-    try:
-        for name, arguments in commands.items():
-            log = (project.home / f"{name}.log").open("wb")
-            running[name] = subprocess.Popen(
-                [str(AIRFLOW), name, *arguments],
-                cwd=project.path,
-                env=project.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            log.close()
-        paused = "select count(*) from dag where dag_id like 'mlops_credit_pipeline%'"
-        wait_for(lambda: project.query(paused) == [(2,)], 120, running)
-        yield running
-    finally:
-        for process in running.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def started(project: Project, dag: str) -> list[tuple[str, str]]:
-    """Name and state of the runs that nobody started by hand."""
-    return project.query("select run_id, state from dag_run where dag_id = ? and run_type != 'manual'", dag)
-
-
-def ended(project: Project, dag: str) -> bool:
-    return any(state in {"success", "failed"} for _, state in started(project, dag))
-
-
-def task_log(project: Project, dag: str, run: str, task: str, attempt: int) -> str:
-    path = project.home / f"logs/dag_id={dag}/run_id={run}/task_id={task}/attempt={attempt}.log"
-    return path.read_text(encoding="utf-8")
-
-
-def test_the_scheduler_tries_a_busy_workspace_again_and_runs_the_stages(project, services):
-    # What the last test left is not what these params ask for, and nothing remembers what they give.
-    project.set_params(model="decision_tree", imbalance="none")
-    project.run("git", "checkout", "-q", "--", "metrics", "dvc.lock")
-    shutil.rmtree(project.path / ".dvc/cache/runs", ignore_errors=True)
-    tries = "select state, try_number from task_instance where dag_id = ? and task_id = 'prepare'"
-    with (project.path / ".dvc/tmp/airflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # The run of this week is due: unpaused, the scheduler starts it at once.
-        project.airflow("dags", "unpause", DAG)
-        wait_for(lambda: ("up_for_retry", 1) in project.query(tries, DAG), 120, services)
-    wait_for(lambda: ended(project, DAG), 180, services)
-    [(run, state)] = started(project, DAG)
-    assert state == "success"
-    assert project.states(run) == dict.fromkeys(("check_new_data", *STAGES), "success")
-    assert "is busy: another run holds airflow.lock" in task_log(project, DAG, run, "prepare", 1)
-    assert "Running stage 'train'" in task_log(project, DAG, run, "train", 1)
-    train = json.loads((project.path / "metrics/leaderboard.json").read_text(encoding="utf-8"))
-    assert list(train["models"]) == ["decision_tree"]
-    assert project.run(sys.executable, "-m", "dvc", "status", *STAGES).stdout.strip() == "Data and pipelines are up to date."
-
-
-def test_new_data_starts_the_other_dag(project, services):
-    project.set_params(model="logistic_regression")
-    project.airflow("dags", "unpause", f"{DAG}_on_new_data")
-    marker = project.path / "logs/new_data"
-    marker.touch()
-    wait_for(lambda: ended(project, f"{DAG}_on_new_data"), 240, services)
-    [(run, state)] = started(project, f"{DAG}_on_new_data")
-    assert state == "success"
-    assert project.query("select run_type from dag_run where run_id = ?", run) == [("asset_triggered",)]
-    assert project.states(run) == dict.fromkeys(("check_new_data", *STAGES), "success")
-    assert not marker.exists()
