@@ -10,6 +10,10 @@ export AIRFLOW__CORE__DAGS_FOLDER="$here/dags" AIRFLOW__CORE__LOAD_EXAMPLES=Fals
 export AIRFLOW_VAR_MLOPS_PROJECT_PATH="${AIRFLOW_VAR_MLOPS_PROJECT_PATH:-$root}"
 airflow="$root/.venv/airflow/bin/airflow"
 mkdir -p "$AIRFLOW_HOME"
+# A new clone has no raw file, for which the sensor would wait; one that is there, changed or not, is left alone.
+for tracked in "$root"/data/raw/*.dvc; do
+    [ -e "${tracked%.dvc}" ] || (cd "$root" && .venv/bin/python -m dvc pull --quiet "$tracked")
+done
 "$airflow" db migrate >"$AIRFLOW_HOME/migrate.log" 2>&1 || { tail "$AIRFLOW_HOME/migrate.log" >&2; exit 1; }
 "$airflow" dags reserialize
 exec "$airflow" dags test mlops_credit_pipeline "$@"

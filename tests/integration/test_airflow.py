@@ -23,7 +23,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = ROOT / ".venv/airflow/bin/airflow"
+DAG_FILE = ROOT / "deploy/airflow/dags/mlops_credit_pipeline.py"
 DAG = "mlops_credit_pipeline"
+ON_NEW_DATA = "mlops_credit_pipeline_on_new_data"
 STAGES = ("prepare", "featurize", "train", "evaluate")
 RAW = "data/raw/german_credit_modified.csv"
 
@@ -72,9 +74,10 @@ class Project:
             "GIT_COMMITTER_NAME": "t",
             "GIT_COMMITTER_EMAIL": "t@example.org",
             "AIRFLOW_HOME": str(home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(path / "deploy/airflow/dags"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(DAG_FILE.parent),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(connection | {"extra": {"disable_ssl": True, "disable_tls": True}}),
+            "AIRFLOW_VAR_MLOPS_PROJECT_PATH": str(path),
             "AIRFLOW_VAR_MLOPS_PYTHON": sys.executable,
             "AIRFLOW_VAR_MLOPS_EMAIL": "risk@example.org, ops@example.org",
             "AIRFLOW_VAR_MLOPS_OWNER": "risk-team",
@@ -90,7 +93,18 @@ class Project:
         self.run("git", "add", "-A")
         self.run("git", "commit", "-q", "-m", "base")
         self.run(sys.executable, "-m", "dvc", "pull", "-q", "--allow-missing")
+        self.set_param("model", "logistic_regression")
         self.airflow("db", "migrate")
+
+    def set_param(self, name: str, value: str) -> None:
+        """Set ``train.<name>``."""
+        file = self.path / "params.yaml"
+        text, found = re.subn(rf"^  {name}: .*$", f"  {name}: {value}", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert found == 1
+        file.write_text(text, encoding="utf-8")
+
+    def metrics(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.path / "metrics").glob("*.json")}
 
     def run(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess:
         done = subprocess.run(
@@ -107,24 +121,78 @@ class Project:
         with contextlib.closing(sqlite3.connect(self.home / "airflow.db", timeout=30)) as database:
             return database.execute(sql, values).fetchall()
 
-    def set_params(self, **values: str) -> None:
-        """Set keys of the train section."""
-        path = self.path / "params.yaml"
-        text = path.read_text(encoding="utf-8")
-        for key, value in values.items():
-            text, changed = re.subn(rf"^  {key}: \w+$", f"  {key}: {value}", text, count=1, flags=re.MULTILINE)
-            assert changed == 1
-        path.write_text(text, encoding="utf-8")
-
-    def metrics(self) -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in (self.path / "metrics").rglob("*.json")}
-
     def states(self, run: str) -> dict[str, str]:
         return dict(self.query("select task_id, state from task_instance where run_id = ?", run))
 
     def last_run(self, dag: str) -> tuple[str, str]:
         """Name and state."""
-        return self.query("select run_id, state from dag_run where dag_id = ? order by id desc limit 1", dag)[0]
+        return self.runs(dag)[-1]
+
+    def runs(self, dag: str) -> list[tuple[str, str]]:
+        return self.query("select run_id, state from dag_run where dag_id = ? order by id", dag)
+
+    def tries(self, run: str) -> dict[str, int]:
+        return dict(self.query("select task_id, try_number from task_instance where run_id = ?", run))
+
+    def log(self, dag: str, run: str, task: str, attempt: int = 1) -> str:
+        file = self.home / f"logs/dag_id={dag}/run_id={run}/task_id={task}/attempt={attempt}.log"
+        return file.read_text(encoding="utf-8")
+
+    def wait(self, what: str, reached: Callable[[], object], seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while not reached():
+            if time.monotonic() > end:
+                logs = "".join(f"--- {log.name}\n{log.read_text()[-3000:]}\n" for log in self.home.glob("*.out"))
+                runs = self.query("select run_id, task_id, state, try_number from task_instance")
+                pytest.fail(f"no {what} within {seconds} s\n{runs}\n{logs}")
+            time.sleep(0.3)
+
+    @contextlib.contextmanager
+    def services(self) -> Iterator[None]:
+        """Airflow as it is run for good; the API server is what tasks report to."""
+        with socket.create_server(("127.0.0.1", 0)) as api, socket.create_server(("127.0.0.1", 0)) as logs:
+            ports = api.getsockname()[1], logs.getsockname()[1]
+        variables = {
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "2",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{ports[0]}/execution/",
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(ports[0]),
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API_AUTH__JWT_SECRET": "one secret that all services of this test share, and nobody else: " * 2,
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(ports[1]),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": "0",
+            # Long enough for the test to see that a task waits for its next try.
+            "AIRFLOW_VAR_MLOPS_RETRY_MINUTES": "0.1",
+            "AIRFLOW_VAR_MLOPS_POKE_MINUTES": "0.05",
+        }
+        with contextlib.ExitStack() as stack:
+            running = []
+            for service in ("api-server", "dag-processor", "scheduler", "triggerer"):
+                output = stack.enter_context((self.home / f"{service}.out").open("w"))
+                command = [str(AIRFLOW), service, *(["--skip-serve-logs"] if service == "triggerer" else [])]
+                running.append(
+                    subprocess.Popen(
+                        command,
+                        cwd=self.path,
+                        env=self.environment | variables,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
+                )
+            try:
+                yield
+            finally:
+                for stop in (signal.SIGTERM, signal.SIGKILL):
+                    for process in running:
+                        # The group: what a service started ends with it.
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(process.pid, stop)
+                    for process in running:
+                        with contextlib.suppress(subprocess.TimeoutExpired):
+                            process.wait(timeout=10)
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +203,13 @@ def project(mail, tmp_path_factory) -> Project:
     return Project(tmp_path_factory.mktemp("a project"), tmp_path_factory.mktemp("airflow"), mail)
 
 
-@pytest.mark.parametrize("sampler", ["none", "BorderlineSMOTE"])
-def test_dags_test_runs_every_stage_and_gives_the_metrics_of_dvc(project, sampler):
-    project.set_params(model="logistic_regression", imbalance=sampler)
+@pytest.fixture(scope="module")
+def services(project) -> Iterator[None]:
+    with project.services():
+        yield
+
+
+def test_dags_test_runs_every_stage_and_gives_the_metrics_of_dvc(project):
     project.run(sys.executable, "-m", "dvc", "repro", "--pull")
     metrics = project.metrics()
     printed = project.airflow("dags", "test", DAG, "--conf", '{"force": true}')
@@ -146,6 +218,7 @@ def test_dags_test_runs_every_stage_and_gives_the_metrics_of_dvc(project, sample
     assert project.states(run) == dict.fromkeys(("check_new_data", *STAGES), "success")
     positions = [printed.index(f"Running stage '{stage}'") for stage in STAGES]
     assert positions == sorted(positions)
+    assert len(metrics) == 4
     assert project.metrics() == metrics
     # Airflow's own API server uses a client that its framework will replace.
     assert [line for line in printed.splitlines() if "deprecat" in line.lower() and "StarletteDeprecation" not in line] == []
@@ -153,8 +226,10 @@ def test_dags_test_runs_every_stage_and_gives_the_metrics_of_dvc(project, sample
 
 def test_the_dags_are_what_they_should_be(project):
     code = f"""
-import json, runpy
-dags = runpy.run_path({str(project.path / "deploy/airflow/dags/mlops_credit_pipeline.py")!r})
+import json, runpy, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    dags = runpy.run_path({str(DAG_FILE)!r})
 def told(dag):
     return {{
         "edges": {{task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks}}, "catchup": dag.catchup,
@@ -163,21 +238,16 @@ def told(dag):
         "description": dag.description,
     }}
 sensor = dags["weekly"].get_task("check_new_data")
-import pathlib
-raw, away = pathlib.Path(sensor.path), pathlib.Path("away")
-pokes = [sensor.poke({{}})]
-raw.rename(away)
-pokes.append(sensor.poke({{}}))
-away.rename(raw)
 print(json.dumps([
     told(dags["weekly"]), told(dags["on_new_data"]), dags["SCHEDULE"],
-    [sensor.mode, sensor.poke_interval, sensor.timeout.total_seconds() if hasattr(sensor.timeout, "seconds") else sensor.timeout],
-    pokes,
+    [sensor.mode, sensor.poke_interval, sensor.timeout],
+    [str(w.message) for w in caught if w.filename == {str(DAG_FILE)!r} or "Airflow" in w.category.__name__],
 ]))
 """
-    python = [str(AIRFLOW.parent / "python"), "-W", "error::DeprecationWarning:__main__", "-c", code]
+    python = [str(AIRFLOW.parent / "python"), "-c", code]
     printed = project.run(*python).stdout
-    weekly, on_new_data, schedule, sensor, pokes = json.loads(printed.splitlines()[-1])
+    weekly, on_new_data, schedule, sensor, warned = json.loads(printed.splitlines()[-1])
+    assert warned == []
     edges = weekly.pop("edges")
     assert edges.pop("check_new_data") == []
     assert list(edges) == list(STAGES)
@@ -192,133 +262,75 @@ print(json.dumps([
         "tasks": [["risk-team", 2, 300, False]],
     }
     assert on_new_data == weekly | {"edges": edges | {"check_new_data": []}}
-    assert pokes == [True, False], "with the raw file, and without"
     assert (schedule, sensor) == ("@weekly", ["reschedule", 300, 3600])
     printed = project.run(*python, AIRFLOW_VAR_MLOPS_SINGLE_TASK="true").stdout
     assert json.loads(printed.splitlines()[-1])[0]["edges"] == {"check_new_data": [], "dvc_repro": ["check_new_data"]}
 
 
-def test_wrong_data_fails_without_another_try_and_is_mailed(project, mail):
-    raw = project.path / RAW
-    content = raw.read_bytes()
-    raw.unlink()
-    raw.write_text("no,such\ncolumns,here\n", encoding="utf-8")
+def test_the_scheduler_waits_for_data_retries_while_the_workspace_is_busy_and_gives_the_metrics_of_dvc(project, services, mail):
+    without_sampler = project.metrics()["train.json"]
+    project.set_param("imbalance", "BorderlineSMOTE")
+    raw, away = project.path / RAW, project.path / "away"
+    raw.rename(away)
     mail.messages.clear()
+    project.wait("DAG", lambda: project.query("select 1 from serialized_dag where dag_id = ?", DAG))
+    earlier = project.runs(DAG)
+    # The last week's run starts at once; it is the one to follow.
+    project.airflow("dags", "unpause", DAG)
+    project.wait("run", lambda: len(project.runs(DAG)) > len(earlier))
+    run = project.last_run(DAG)[0]
+    assert run.startswith("scheduled__")
+    project.wait("waiting sensor", lambda: project.states(run)["check_new_data"] == "up_for_reschedule")
+    with (project.path / ".dvc/tmp/airflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        away.rename(raw)
+        project.wait("retry", lambda: project.states(run)["prepare"] == "up_for_retry")
+    project.wait("end", lambda: project.last_run(DAG)[1] in {"success", "failed"})
+    assert project.states(run) == dict.fromkeys(("check_new_data", *STAGES), "success")
+    assert project.tries(run) == {"check_new_data": 1, "prepare": 2, "featurize": 1, "train": 1, "evaluate": 1}
+    assert "is busy" in project.log(DAG, run, "prepare")
+    for stage in ("train", "evaluate"):
+        assert f"Running stage '{stage}'" in project.log(DAG, run, stage)
+    assert mail.messages == []
+    metrics = project.metrics()
+    assert metrics["train.json"] != without_sampler
+    project.run(sys.executable, "-m", "dvc", "repro", "--force")
+    assert project.metrics() == metrics
+
+
+def test_announced_data_is_run_and_wrong_data_fails_at_once_and_is_mailed(project, services, mail):
+    raw, marker = project.path / RAW, project.path / "logs/new_data"
+    content = raw.read_bytes()
+    mail.messages.clear()
+    project.airflow("dags", "unpause", ON_NEW_DATA)
+
+    def announce(new: bytes) -> tuple[str, str]:
+        raw.unlink()
+        raw.write_bytes(new)
+        earlier = len(project.runs(ON_NEW_DATA))
+        marker.touch()
+        project.wait("run", lambda: len(project.runs(ON_NEW_DATA)) > earlier)
+        project.wait("end", lambda: project.last_run(ON_NEW_DATA)[1] in {"success", "failed"})
+        assert not marker.exists()
+        return project.last_run(ON_NEW_DATA)
+
     try:
-        printed = project.airflow("dags", "test", DAG, check=False)
+        run, state = announce(content.rsplit(b"\n", 2)[0] + b"\n")
+        assert (run.startswith("asset_triggered__"), state) == (True, "success")
+        assert project.states(run) == dict.fromkeys(("check_new_data", *STAGES), "success")
+        assert "Running stage 'prepare'" in project.log(ON_NEW_DATA, run, "prepare")
+        assert mail.messages == []
+        run, state = announce(b"no,such\ncolumns,here\n")
     finally:
         raw.unlink()
         raw.write_bytes(content)
-        project.run("git", "checkout", "-q", "--", "data")
-    run, state = project.last_run(DAG)
-    assert state == "failed", printed
-    states = project.states(run)
-    assert states["prepare"] == "failed"
-    assert {states[stage] for stage in STAGES[1:]} == {"upstream_failed"}
-    assert project.query("select try_number from task_instance where run_id = ? and task_id = 'prepare'", run) == [(1,)]
+    assert state == "failed"
+    assert project.states(run) == {"check_new_data": "success", "prepare": "failed"} | dict.fromkeys(
+        STAGES[1:], "upstream_failed"
+    )
+    assert project.tries(run)["prepare"] == 1
+    project.wait("mail", lambda: mail.messages, 20)
     (message,) = mail.messages
     assert message["To"] == "risk@example.org, ops@example.org"
-    assert message["Subject"] == f"{DAG}: prepare failed"
+    assert message["Subject"] == f"{ON_NEW_DATA}: prepare failed"
     assert f"DataError: {RAW}" in message.get_body(("html",)).get_content()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, services: dict[str, subprocess.Popen]) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "too late"
-        for name, process in services.items():
-            assert process.poll() is None, f"{name} has ended"
-        time.sleep(0.5)
-
-
-@pytest.fixture(scope="module")
-def services(project) -> Iterator[dict[str, subprocess.Popen]]:
-    """Scheduler with LocalExecutor, and what Airflow 3 runs beside it."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    project.environment |= {
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-        "AIRFLOW__CORE__PARALLELISM": "2",
-        "AIRFLOW__API_AUTH__JWT_SECRET": "only-for-this-test-only-for-this-test-only-for-this-test-only-for",
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
-        "AIRFLOW_VAR_MLOPS_RETRY_MINUTES": "0.05",
-        "AIRFLOW_VAR_MLOPS_NEW_DATA_MARKER": str(project.path / "logs/new_data"),
-    }
-    commands = {
-        "api-server": ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
-        "scheduler": [],
-        "dag-processor": [],
-        "triggerer": [],
-    }
-    running = {}
-    try:
-        for name, arguments in commands.items():
-            log = (project.home / f"{name}.log").open("wb")
-            running[name] = subprocess.Popen(
-                [str(AIRFLOW), name, *arguments],
-                cwd=project.path,
-                env=project.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            log.close()
-        paused = "select count(*) from dag where dag_id like 'mlops_credit_pipeline%'"
-        wait_for(lambda: project.query(paused) == [(2,)], 120, running)
-        yield running
-    finally:
-        for process in running.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def started(project: Project, dag: str) -> list[tuple[str, str]]:
-    """Name and state of the runs that nobody started by hand."""
-    return project.query("select run_id, state from dag_run where dag_id = ? and run_type != 'manual'", dag)
-
-
-def ended(project: Project, dag: str) -> bool:
-    return any(state in {"success", "failed"} for _, state in started(project, dag))
-
-
-def task_log(project: Project, dag: str, run: str, task: str, attempt: int) -> str:
-    path = project.home / f"logs/dag_id={dag}/run_id={run}/task_id={task}/attempt={attempt}.log"
-    return path.read_text(encoding="utf-8")
-
-
-def test_the_scheduler_tries_a_busy_workspace_again_and_runs_the_stages(project, services):
-    # What the last test left is not what these params ask for, and nothing remembers what they give.
-    project.set_params(model="decision_tree", imbalance="none")
-    project.run("git", "checkout", "-q", "--", "metrics", "dvc.lock")
-    shutil.rmtree(project.path / ".dvc/cache/runs", ignore_errors=True)
-    tries = "select state, try_number from task_instance where dag_id = ? and task_id = 'prepare'"
-    with (project.path / ".dvc/tmp/airflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # The run of this week is due: unpaused, the scheduler starts it at once.
-        project.airflow("dags", "unpause", DAG)
-        wait_for(lambda: ("up_for_retry", 1) in project.query(tries, DAG), 120, services)
-    wait_for(lambda: ended(project, DAG), 180, services)
-    [(run, state)] = started(project, DAG)
-    assert state == "success"
-    assert project.states(run) == dict.fromkeys(("check_new_data", *STAGES), "success")
-    assert "is busy: another run holds airflow.lock" in task_log(project, DAG, run, "prepare", 1)
-    assert "Running stage 'train'" in task_log(project, DAG, run, "train", 1)
-    train = json.loads((project.path / "metrics/leaderboard.json").read_text(encoding="utf-8"))
-    assert list(train["models"]) == ["decision_tree"]
-    assert project.run(sys.executable, "-m", "dvc", "status", *STAGES).stdout.strip() == "Data and pipelines are up to date."
-
-
-def test_new_data_starts_the_other_dag(project, services):
-    project.set_params(model="logistic_regression")
-    project.airflow("dags", "unpause", f"{DAG}_on_new_data")
-    marker = project.path / "logs/new_data"
-    marker.touch()
-    wait_for(lambda: ended(project, f"{DAG}_on_new_data"), 240, services)
-    [(run, state)] = started(project, f"{DAG}_on_new_data")
-    assert state == "success"
-    assert project.query("select run_type from dag_run where run_id = ?", run) == [("asset_triggered",)]
-    assert project.states(run) == dict.fromkeys(("check_new_data", *STAGES), "success")
-    assert not marker.exists()

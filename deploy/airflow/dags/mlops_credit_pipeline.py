@@ -32,6 +32,7 @@ EMAIL = Variable.get("mlops_email", default="")
 EMAIL_FROM = Variable.get("mlops_email_from", default="airflow@localhost")
 SCHEDULE = Variable.get("mlops_schedule", default="@weekly")
 RETRY_DELAY = timedelta(minutes=float(Variable.get("mlops_retry_minutes", default="5")))
+POKE_INTERVAL = timedelta(minutes=float(Variable.get("mlops_poke_minutes", default="5")))
 SINGLE_TASK = Variable.get("mlops_single_task", default="false").lower() in {"1", "true", "yes"}
 # The trigger deletes the file that it watches: a marker that says "new data is in place", never the data.
 MARKER = Variable.get("mlops_new_data_marker", default=str(PROJECT / "logs/new_data"))
@@ -147,7 +148,7 @@ def pipeline(dag_id: str, schedule: str | list[Asset], description: str) -> DAG:
         new_data = RawFileSensor(
             task_id="check_new_data",
             path=str(raw),
-            poke_interval=timedelta(minutes=5),
+            poke_interval=POKE_INTERVAL,
             timeout=timedelta(hours=1),
             mode="reschedule",
         )
@@ -166,6 +167,6 @@ weekly = pipeline("mlops_credit_pipeline", SCHEDULE, "Credit-risk pipeline of dv
 
 new_data_asset = Asset(
     "mlops_credit_raw_data",
-    watchers=[AssetWatcher(name="new_data_marker", trigger=FileDeleteTrigger(filepath=MARKER, poke_interval=60))],
+    watchers=[AssetWatcher(name="new_data_marker", trigger=FileDeleteTrigger(filepath=MARKER, poke_interval=10))],
 )
 on_new_data = pipeline("mlops_credit_pipeline_on_new_data", [new_data_asset], "The same, when new raw data is announced")
