@@ -246,6 +246,9 @@ def test_keys_come_from_the_environment_or_a_file(model: Path, keys, tmp_path: P
     with pytest.raises(PipelineError, match=r"MLOPS_MANIFEST_KEY: .*absent cannot be read"):
         verify(model)
     monkeypatch.setenv("MLOPS_MANIFEST_KEY", public)
+    with pytest.raises(PipelineError, match="expected one of them"):
+        verify(model)
+    monkeypatch.delenv("MLOPS_MANIFEST_KEY_FILE")
     verify(model)
 
 

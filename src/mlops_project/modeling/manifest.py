@@ -193,12 +193,14 @@ def setting(name: str, file: str | None = None) -> str | None:
     Raises
     ------
     PipelineError
-        If the file cannot be read.
+        If both variables are set, or the file cannot be read.
     """
-    if file is None and (value := os.environ.get(name)):
-        return value
-    if not (file := file or os.environ.get(f"{name}_FILE")):
-        return None
+    value = os.environ.get(name) if file is None else None
+    file = file or os.environ.get(f"{name}_FILE")
+    if value and file:
+        raise PipelineError(f"{name}: found it and {name}_FILE in the environment, expected one of them")
+    if not file:
+        return value or None
     try:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
