@@ -6,7 +6,7 @@ set -eu
 image=${1:-localhost/python:3.11-bookworm}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-mmdebstrap --quiet --variant=essential --include=ca-certificates,libpython3-stdlib,python3,python3-venv \
+mmdebstrap --quiet --variant=essential --include=ca-certificates,libstdc++6,python3,python3-venv \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
     bookworm "$folder/root.tar" ${MIRROR:+"$MIRROR"}

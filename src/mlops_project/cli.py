@@ -460,7 +460,9 @@ def predict(argv: list[str] | None = None) -> int:
     parser.add_argument("--X-test", metavar="FILE", help="rows, - for standard input (default: data/processed/Xtest.csv)")
     parser.add_argument("--y-test", metavar="FILE", help="outcomes (default: data/processed/ytest.csv if --X-test is not given)")
     parser.add_argument("--output", metavar="FILE", help="write the predictions there; - is standard output")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="rows to predict at a time (default: 20000, all with outcomes)")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="rows to predict at a time (default: 20000, all with outcomes)"
+    )
     parser.add_argument("--proba", action="store_true", help="also the probability of default and the score in points")
     parser.add_argument("--reasons", action="store_true", help="also the three columns that lower the score most")
     parser.add_argument("--save", action="store_true", help="write predictions/predictions.csv and evaluation_metrics.json there")

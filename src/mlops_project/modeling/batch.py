@@ -221,7 +221,9 @@ def _plan(model: RiskModel) -> CompiledScorer | None:
         return None
     found = parity(model, scorer, reference_rows(model.contract))
     if found > tolerance(scorer):
-        logger.warning("the compiled %s differs from the model by %.2g: the model itself is asked, which is slower", model.name, found)
+        logger.warning(
+            "the compiled %s differs from the model by %.2g: the model itself is asked, which is slower", model.name, found
+        )
         return None
     return scorer
 
@@ -270,7 +272,9 @@ def _open_csv(path: Path, contract: Contract, columns: list[str], batch_rows: in
             done = place.rows
             while found := list(islice(rows, batch_rows)):
                 cells = list(zip(*found, strict=True))
-                ids: Sequence[Any] = range(done + 1, done + 1 + len(found)) if id_column is None else cells[header.index(id_column)]
+                ids: Sequence[Any] = (
+                    range(done + 1, done + 1 + len(found)) if id_column is None else cells[header.index(id_column)]
+                )
                 done += len(found)
                 yield Batch(
                     dict(zip(columns, (cells[i] for i in wanted), strict=True)), ids, Place(done, lines.offset, lines.number)
