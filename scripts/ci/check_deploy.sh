@@ -5,7 +5,7 @@ tools=$1/bin
 rendered=$(mktemp -d)
 trap 'rm -rf "$rendered"' EXIT
 "$tools/hadolint" --failure-threshold style deploy/Dockerfile
-"$tools/check-jsonschema" --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
+"$tools/check-jsonschema" --builtin-schema vendor.compose-spec deploy/compose.yaml
 for overlay in deploy/kubernetes/overlays/*/; do
     file=$rendered/$(basename "$overlay").yaml
     "$tools/kubectl" kustomize "$overlay" > "$file"
