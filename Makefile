@@ -103,6 +103,13 @@ train: init ## Cross-validate and fit a model, as the train stage does (MODEL=xg
 predict: init ## Predict the held-out rows, to predictions/
 	@$(BIN)/mlops-predict --save
 
+## Service (docs/serving.md)
+.PHONY: serve
+serve: $(VENV)/serving.done ## Serve the model that the pipeline made, at http://127.0.0.1:8000 (ARGS="--port 9000")
+	@# Without keys only for a look on this machine: mlops-serve refuses it elsewhere.
+	@[ -e var/api-keys.json ] || [ -n "$$MLOPS_KEYS_FILE" ] || echo "no API keys yet: anybody on this machine may ask; see docs/serving.md"
+	@$(BIN)/mlops-serve $$([ -e var/api-keys.json ] || [ -n "$$MLOPS_KEYS_FILE" ] || echo --insecure) $(ARGS)
+
 ## Team remote (docs/remotes.md)
 .PHONY: remote gc
 remote: init ## Make DVC_REMOTE_URL=s3://…, ssh://… or a folder the default remote of this clone
@@ -149,7 +156,7 @@ CLEAN := data/raw/german_credit_original.csv
 $(CLEAN): | $(VENV)/core.done
 	@$(DVC) pull --quiet --remote embedded $@.dvc
 
-test: $(VENV)/dev.done $(CLEAN) ## Run the tests (no server, under 4 minutes)
+test: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests (no server, under 4 minutes)
 	@$(BIN)/python -m pytest -n auto -m "not integration"
 
 # Clients of S3 and SSH and a server of S3, in an environment of their own: the core works without them.
@@ -184,17 +191,17 @@ $(DEPLOY).done: $(VENV)/core.done requirements/deploy.txt
 	@sh scripts/install.sh $(DEPLOY)/bin/python requirements/deploy.txt
 	@touch $@
 
-test-integration: $(VENV)/dev.done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
+test-integration: $(VENV)/dev.done $(VENV)/serving.done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
 	@$(BIN)/python -m pytest -m integration || [ $$? -eq 5 ]
 
-test-cov: $(VENV)/dev.done $(CLEAN) ## Run the tests with a coverage report in htmlcov/
+test-cov: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests with a coverage report in htmlcov/
 	@$(BIN)/python -m pytest -n auto -m "not integration" --cov=mlops_project --cov-report=term --cov-report=html
 
 lint: $(VENV)/dev.done ## Lint and format check
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 
-check: lint ## All static checks: lint, format, types, import contracts
+check: lint $(VENV)/serving.done ## All static checks: lint, format, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
@@ -213,6 +220,7 @@ benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage and ver
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/verdicts.py
+	$(BIN)/python benchmarks/scoring.py
 
 clean: ## Remove the environment and what tools left behind (data, models and the DVC cache stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis htmlcov .coverage

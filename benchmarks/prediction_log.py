@@ -19,6 +19,7 @@ from common import print_table
 
 HEADER = ("log", "sync", "processes", "appends", "applicants", "records/s", "CPU µs/record", "p50 ms", "p99 ms", "max ms")
 CASES = ((1, 1, 1), (1, 16, 1), (1, 64, 1), (2, 16, 1), (4, 16, 1), (1, 8, 1000))
+STARTING = 2.0
 COLUMNS = [f"column_{i:02}" for i in range(20)]
 
 
@@ -60,20 +61,22 @@ def fsync(folder: Path) -> float:
 def measure(url: str, durable: bool, processes: int, appends: int, applicants: int, seconds: float) -> tuple[float, ...]:
     """Return records per second of all processes, CPU µs per record, and p50, p99 and the longest wait in ms."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        done = pool.starmap(worker, [(url, durable, appends, applicants, seconds)] * processes)
+        done = pool.starmap(worker, [(url, durable, appends, applicants, time.time() + STARTING, seconds)] * processes)
     waits = sorted(wait for found, _ in done for wait in found)
     cpu = sum(used for _, used in done)
     places = (len(waits) // 2, len(waits) * 99 // 100, -1)
     return (len(waits) / seconds, cpu / len(waits) * 1e6, *(waits[place] * 1e3 for place in places))
 
 
-def worker(url: str, durable: bool, appends: int, applicants: int, seconds: float) -> tuple[list[float], float]:
+def worker(url: str, durable: bool, appends: int, applicants: int, start: float, seconds: float) -> tuple[list[float], float]:
     import uvloop
 
-    return uvloop.run(_appending(url, durable, appends, applicants, seconds))
+    return uvloop.run(_appending(url, durable, appends, applicants, start, seconds))
 
 
-async def _appending(url: str, durable: bool, appends: int, applicants: int, seconds: float) -> tuple[list[float], float]:
+async def _appending(
+    url: str, durable: bool, appends: int, applicants: int, start: float, seconds: float
+) -> tuple[list[float], float]:
     import msgspec
     import numpy as np
 
@@ -86,6 +89,7 @@ async def _appending(url: str, durable: bool, appends: int, applicants: int, sec
     answers = results(p_good, p_good, p_good, ["refuse"] * applicants)
     waits: list[float] = []
     log = PredictionLog.open(url, durable=durable)
+    await asyncio.sleep(start - time.time())  # all processes at the same time
     end = time.perf_counter() + seconds
 
     async def one() -> None:

@@ -461,7 +461,7 @@ def predict(argv: list[str] | None = None) -> int:
     parser.add_argument("--y-test", metavar="FILE", help="outcomes (default: data/processed/ytest.csv if --X-test is not given)")
     parser.add_argument("--output", metavar="FILE", help="write the predictions there; - is standard output")
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="rows to predict at a time (default: 20000, all with outcomes)"
+        "--batch-size", type=int, metavar="N", help="rows to predict at a time (default: 1000; with outcomes all)"
     )
     parser.add_argument("--proba", action="store_true", help="also the probability of default and the score in points")
     parser.add_argument("--reasons", action="store_true", help="also the three columns that lower the score most")

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from mlops_project.serving.guards import KEY_NAMES, Guards, SafeFormatter, loggable
 from mlops_project.serving.keys import TOKEN, create
+from mlops_project.serving.protocol import Protocol
 
 KEY = "mlops_0123456789ab_" + "s3cr3t-_" * 5 + "abc"
 SEEN: list[int] = []
@@ -87,7 +88,11 @@ class Server:
         return self.send("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n")
 
 
-@pytest.fixture(scope="module", params=["httptools", "h11"])
+class Hasty(Protocol):
+    head_seconds = 0.3
+
+
+@pytest.fixture(scope="module", params=[Hasty, "h11"], ids=["httptools", "h11"])
 def server(request) -> Iterator[Server]:
     routes = [
         Route("/echo", echo, methods=["POST", "GET"]),
@@ -172,6 +177,49 @@ def test_a_slow_answer_to_a_body_gets_the_whole_time(server):
     answer = server.post(b"xx", "Content-Length: 2", path="/slow")
     assert is_problem(answer, 503)
     assert 0.5 < answer.seconds < 2
+
+
+@pytest.fixture
+def fast_server(server, request) -> Server:
+    """The server with our own protocol; h11 has limits of its own."""
+    if "h11" in request.node.name:
+        pytest.skip("not our protocol")
+    return server
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET /echo", b"GET /echo HTTP/1.1\r\nHost: x\r\nX-"])
+def test_a_slow_head_ends_in_408_within_its_time(fast_server, begin):
+    answer = fast_server.send(begin, *[b"a"] * 3, pause=0.2) if begin else fast_server.send(b"")
+    assert answer.status in (408, 0)  # 0: the answer got lost because more bytes came after the end
+    assert answer.seconds < 2
+    assert is_problem(fast_server.send(begin), 408)
+
+
+def test_a_slow_head_after_a_request_on_the_same_connection_ends_too(fast_server):
+    answer = fast_server.send(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\nGET /pa")
+    assert answer.status == 200
+    assert b"HTTP/1.1 408" in answer.body
+
+
+@pytest.mark.parametrize("head", [b"GET /?" + b"x" * 200_000, b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 20_000])
+def test_an_endless_head_is_refused(fast_server, head):
+    answer = fast_server.send(head, *[b"y" * 40_000] * 20, pause=0.001)
+    assert answer.status in (431, 0)
+    assert answer.seconds < 2
+
+
+def test_a_head_that_is_too_large_gets_its_answer(fast_server):
+    assert is_problem(fast_server.send(b"GET /?", b"x" * (Protocol.head_bytes + 1), pause=0.05), 431)
+
+
+def test_what_is_no_http_gets_a_hardened_problem(fast_server):
+    answer = fast_server.send(b"\x16\x03\x01\x02\x00\x01\x00")
+    assert is_problem(answer, 400)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_large_body_behind_a_small_head_is_not_counted_as_head(fast_server):
+    assert fast_server.post(b"x" * 1000, "Content-Length: 1000", f"X-Long: {'y' * 30_000}").status == 200
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip", "identity, gzip"])

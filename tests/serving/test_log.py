@@ -246,6 +246,17 @@ def test_one_of_several_applicants_is_deleted_for_good(url, columns):
     assert left.outcomes.keys() == {2}
 
 
+def test_a_reader_that_keeps_deleted_records_alive_is_told(url, store, caplog, monkeypatch):
+    one = record()
+    store.append([one])
+    with contextlib.closing(sqlite3.connect(path_of(url), isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM requests").fetchone()
+        store.connection.execute("PRAGMA busy_timeout = 10")
+        assert store.delete_positions({one.request_id: None}) == 1
+    assert "prune once more" in caplog.text
+
+
 def test_a_request_goes_when_its_last_applicant_goes(url, store):
     several = record(2)
     store.append([several])

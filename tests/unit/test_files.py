@@ -303,3 +303,11 @@ def test_tables_go_through_standard_input_and_output(monkeypatch: pytest.MonkeyP
     assert printed == "applicant_id,code,amount\na,01,1.5\nb,,2.0\n"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(printed.encode())))
     pd.testing.assert_frame_equal(read_table("-", ["code"]), table, check_dtype=False)
+
+
+def test_rows_without_ids_are_numbered_where_that_is_enough(tmp_path):
+    (tmp_path / "raw.csv").write_text("a,b\n1,x\n2,\n", encoding="utf-8")
+    table = read_table(tmp_path / "raw.csv", named=False)
+    assert (table.index.name, list(table.index), list(table)) == ("row", [1, 2], ["a", "b"])
+    with pytest.raises(DataError, match="expected 'applicant_id'"):
+        read_table(tmp_path / "raw.csv")

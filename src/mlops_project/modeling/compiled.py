@@ -136,7 +136,8 @@ class CompiledScorer:
             If the file is absent or damaged, or another version of this package wrote it.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # NumPy would leave a file open that it cannot read.
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             header = json.loads(arrays.pop("header").tobytes())
         except FileNotFoundError:
@@ -168,7 +169,7 @@ class CompiledScorer:
                 return Parsed(values, None, self.columns)
             valid = bytes(len(self.columns))
             return Parsed(values, np.array([list(status or valid) for _, status in rows], dtype=np.uint8), self.columns)
-        return self._parse_columns([[record.get(name) for record in records] for name in self.columns], len(records))
+        return self._parse_columns(list(zip(*map(self._cells, records), strict=True)), len(records))
 
     def parse_columns(self, columns: Mapping[str, Any]) -> Parsed:
         """Parse applicants that come as columns: name → cells, an array or a sequence of shape (n rows,).
@@ -238,12 +239,16 @@ class CompiledScorer:
         base, parts = member.contributions(rows, self._typical, self._encode, self._to_columns)
         return base + float(self._mean.sum()), parts - self._mean, rows
 
+    def _cells(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return a record's cells in the order of the columns, None where absent."""
+        try:
+            return self._pick(record) if self._pick else (record[self.columns[0]],)
+        except KeyError:
+            return tuple([record.get(name) for name in self.columns])
+
     def _parse_row(self, record: Mapping[str, Any]) -> tuple[list[float], bytearray | None]:
         """Return values, and statuses unless all are valid."""
-        try:
-            cells = self._pick(record) if self._pick else (record.get(self.columns[0]),)
-        except KeyError:
-            cells = tuple(record.get(name) for name in self.columns)
+        cells = self._cells(record)
         if PLAIN.issuperset(map(type, cells)):
             values: list[Any] = [known(cell) for known, cell in zip(self._known, cells, strict=True)]
             if None not in values:

@@ -52,7 +52,7 @@ class Policy(Strict, frozen=True):
         Saerens, Latinne and Decaestecker (2002): each class probability times its share at the prior over its share in
         the sample, then scaled to a sum of one. What separates good from bad must be the same in both.
         """
-        p_good = np.asarray(p_good, dtype=float)
+        p_good = _numbers(p_good)
         if self.prior_default_rate is None:
             return p_good
         good = p_good * (1 - self.prior_default_rate) / (1 - self.sample_default_rate)
@@ -65,7 +65,7 @@ class Policy(Strict, frozen=True):
 
     def conformal_sets(self, p_good: Any) -> tuple[np.ndarray, np.ndarray]:
         """Whether good and whether bad are in the conformal set, two arrays of bool. The prior does not matter."""
-        p_good = np.asarray(p_good, dtype=float)
+        p_good = _numbers(p_good)
         return p_good >= self.conformal_cutoff_good, 1 - p_good >= self.conformal_cutoff_bad
 
     def conformal_set(self, p_good: Any) -> np.ndarray:
@@ -125,6 +125,11 @@ def make_policy(
         found = lowest_cost_threshold(Scored(y, policy.correct(p_good), weights, policy))
         return msgspec.structs.replace(policy, threshold=found, threshold_from="tuned")
     return msgspec.structs.replace(policy, threshold=threshold, threshold_from="params")
+
+
+def _numbers(p_good: Any) -> Any:
+    """Array, or the number itself: for one applicant arrays cost more than all else."""
+    return p_good if isinstance(p_good, float) else np.asarray(p_good, dtype=float)
 
 
 class Scored(NamedTuple):

@@ -302,14 +302,14 @@ def name_reasons(
     """
     worst = np.argsort(parts, axis=1, kind="stable")[:, :top]
     out = []
-    for places, row, row_cells in zip(worst.tolist(), parts, cells, strict=True):
+    rows = np.arange(len(parts))[:, np.newaxis]
+    for row in zip(worst.tolist(), parts[rows, worst].tolist(), cells[rows, worst].tolist(), strict=True):
         reasons = []
-        for place in places:
-            contribution, cell = float(row[place]), float(row_cells[place])
+        for place, contribution, cell in zip(*row, strict=True):
             if contribution > -NEGLIGIBLE:
                 break
             name, english, meanings, unit = words[place]
-            missing = np.isnan(cell)
+            missing = cell != cell  # noqa: PLR0124 - NaN, in a twentieth of the time of np.isnan
             value = "missing" if missing else meanings.get(cell) or f"{cell:.6g}{unit}"
             points = points_per_log_odds * contribution
             lost = f"{-points:.0f} point{'s' if round(-points) > 1 else ''}" if points <= -0.5 else "less than a point"

@@ -36,7 +36,7 @@ MAX_WAITING_BYTES = 256 * 1024 * 1024
 PRUNE_EVERY, PRUNE_AT_ONCE = 3600.0, 200
 # A request can hold megabytes, so few are read at once.
 READ_AT_ONCE = 20
-# Inputs of many applicants shrink to a seventh; results, which are digits, would cost as much for a tenth of that gain.
+# Inputs of many applicants shrink to a seventh; results, which are digits, would cost as much for an eighth of that gain.
 COMPRESS_BYTES = 4096
 
 logger = logging.getLogger(__name__)
@@ -573,7 +573,11 @@ class SqliteStore(Store):
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             try:
                 self.connection.execute("PRAGMA incremental_vacuum").fetchall()
-                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                ((busy, _, _),) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if busy:
+                    logger.warning(
+                        "%s-wal holds deleted records until who reads the log is done; prune once more then", self.path
+                    )
             finally:
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
 

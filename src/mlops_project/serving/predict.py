@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl
 import msgspec
 import numpy as np
 
+from mlops_project.modeling.compiled import SETS
+from mlops_project.modeling.scale import log_odds
 from mlops_project.serving import applicants as bodies
 from mlops_project.serving.applicants import CSV, JSON, PARQUET, TYPES
 from mlops_project.serving.log import Record, new_request_id, results
@@ -80,11 +82,24 @@ _encode = msgspec.json.Encoder().encode
 
 
 def score(served: Served, found: Applicants, top: int) -> Scored:
-    """Score applicants, with up to ``top`` reasons each."""
+    """Score applicants, with up to ``top`` reasons each. One is worked on in plain numbers: arrays cost more than they do."""
     scorer = served.scorer
     parsed = scorer.parse(found.records) if found.records is not None else scorer.parse_columns(found.columns or {})
     p_good = scorer.p_good(parsed.values)
     reasons = [list(starmap(Reason, row)) for row in served.reasons(parsed.values, top)] if top else None
+    if found.n == 1 and scorer.policy is not None:
+        p: float = p_good.item()
+        policy: Any = scorer.policy
+        return Scored(
+            [p],
+            [1 - policy.correct(p)],
+            [float(scorer.scale.points(log_odds(p)))],
+            ["approve" if policy.approved(p) else "refuse"],
+            [SETS[policy.conformal_sets(p)]],
+            parsed.treated,
+            parsed.missing,
+            reasons,
+        )
     return Scored(
         p_good.tolist(),
         scorer.default_probability(p_good).tolist(),

@@ -13,10 +13,15 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvicorn
+
+from mlops_project.serving.protocol import Protocol
+
+if TYPE_CHECKING:
+    from mlops_project.serving.service import Service
 
 KEEP_ALIVE_SECONDS = 75
 STDIN = 0
@@ -25,13 +30,16 @@ STDIN = 0
 class Worker(uvicorn.Server):
     """Tells the supervisor when it is ready, and ends with it."""
 
-    def __init__(self, config: uvicorn.Config, ready: int) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, ready: int) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._service, self._ready = service, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to accept."""
+        """Start to accept, unless there is no model that could answer."""
         await super().startup(sockets)
+        if self._service.models.current is None:
+            self.should_exit = True
+            return
         asyncio.get_running_loop().add_reader(STDIN, self._supervisor_gone)
         # What is here now stays: the garbage collector need not look at it.
         gc.collect()
@@ -49,7 +57,7 @@ class Worker(uvicorn.Server):
 def config_of(app: Any, grace: float) -> uvicorn.Config:
     """Return how uvicorn serves here."""
     return uvicorn.Config(
-        app, loop="uvloop", http="httptools", ws="none", lifespan="on", access_log=False, log_config=None, server_header=False,
+        app, loop="uvloop", http=Protocol, ws="none", lifespan="on", access_log=False, log_config=None, server_header=False,
         proxy_headers=True, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(grace),
     )  # fmt: skip
 
@@ -61,14 +69,20 @@ def main() -> None:
     line = b"".join(iter(lambda: os.read(STDIN, 1), b"\n"))
     folder = os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.fspath(Path(msgspec.json.decode(line)["files"]["state"]) / "metrics")
     Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    from prometheus_client import values
+
+    # A worker never forks: asking for its number with each count costs more than counting.
+    number = os.getpid()
+    values.ValueClass = values.MultiProcessValue(lambda: number)
     from mlops_project.serving.app import make_app
     from mlops_project.serving.server import setup_logging
+    from mlops_project.serving.service import Service
     from mlops_project.serving.settings import Settings
 
     settings = msgspec.json.decode(line, type=Settings)
     setup_logging()
-    app = make_app(settings)
-    Worker(config_of(app, settings.grace), ready).run(sockets=[socket.socket(fileno=listening)])
+    service = Service(settings)
+    Worker(config_of(make_app(settings, service), settings.grace), service, ready).run(sockets=[socket.socket(fileno=listening)])
 
 
 if __name__ == "__main__":
