@@ -129,7 +129,7 @@ experiments: init ## Run the experiments of experiments.yaml and compare them wi
 	@$(BIN)/python scripts/experiment_pipeline.py $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs $(JOBS))
 
 ## Steps of CI (.github/workflows, .gitlab-ci.yml; docs/ci.md)
-CI_STEPS := ci-reproduce ci-review ci-push ci-release
+CI_STEPS := ci-reproduce ci-review ci-push ci-release ci-image
 .PHONY: ci-setup $(CI_STEPS)
 ci-setup: $(VENV)/dev.done
 	@[ -z "$(CI)" ] || sh scripts/team_remote.sh
