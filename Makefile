@@ -30,6 +30,8 @@ requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pypr
 		$(BIN)/python scripts/extra.py $$extra | $(COMPILE) -c requirements/core.txt - -o requirements/$$extra.txt || exit; done
 	$(COMPILE) -c requirements/core.txt -c requirements/report.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
 	for set in s3 ssh servers workflows; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done
+	$(BIN)/python scripts/extra.py serving | $(COMPILE) -c requirements/core.txt -c requirements/serving.txt - requirements/image.in -o requirements/image.txt
+	$(COMPILE) requirements/deploy.in -o requirements/deploy.txt
 	$(COMPILE) deploy/airflow/requirements.in -o deploy/airflow/requirements.txt
 
 # The folder's own path is part of the environment: a copied or moved checkout sets up anew.
@@ -127,7 +129,7 @@ experiments: init ## Run the experiments of experiments.yaml and compare them wi
 	@$(BIN)/python scripts/experiment_pipeline.py $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs $(JOBS))
 
 ## Steps of CI (.github/workflows, .gitlab-ci.yml; docs/ci.md)
-CI_STEPS := ci-reproduce ci-review ci-push ci-release
+CI_STEPS := ci-reproduce ci-review ci-push ci-release ci-image
 .PHONY: ci-setup $(CI_STEPS)
 ci-setup: $(VENV)/dev.done
 	@[ -z "$(CI)" ] || sh scripts/team_remote.sh
@@ -148,7 +150,7 @@ $(AIRFLOW).done: $(VENV)/core.done deploy/airflow/requirements.txt
 	@touch $@
 
 ## Contributing
-.PHONY: test test-integration test-cov lint check check-workflows format benchmark clean
+.PHONY: test test-integration test-cov lint check check-workflows check-deploy format benchmark clean
 # The tests dirty this table afresh, so that a team's own raw file cannot change them.
 CLEAN := data/raw/german_credit_original.csv
 $(CLEAN): | $(VENV)/core.done
@@ -181,7 +183,15 @@ $(WORKFLOWS).done: $(VENV)/core.done requirements/workflows.txt
 	@sh scripts/install.sh $(WORKFLOWS)/bin/python requirements/workflows.txt
 	@touch $@
 
-test-integration: $(VENV)/dev.done $(VENV)/serving.done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
+# checkov's pins are its own.
+DEPLOY := $(VENV)/deploy
+$(DEPLOY).done: $(VENV)/core.done requirements/deploy.txt
+	@rm -rf $(DEPLOY)
+	@$(BIN)/python -m venv $(DEPLOY)
+	@sh scripts/install.sh $(DEPLOY)/bin/python requirements/deploy.txt
+	@touch $@
+
+test-integration: $(VENV)/dev.done $(VENV)/serving.done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
 	@$(BIN)/python -m pytest -m integration || [ $$? -eq 5 ]
 
 test-cov: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests with a coverage report in htmlcov/
@@ -197,6 +207,9 @@ check: lint $(VENV)/serving.done ## All static checks: lint, format, types, impo
 
 check-workflows: $(WORKFLOWS).done ## Lint CI workflows and shell scripts (needs Node.js; part of test-integration)
 	@sh scripts/ci/check_workflows.sh $(WORKFLOWS)
+
+check-deploy: $(DEPLOY).done ## Lint Dockerfile, Compose file and Kubernetes manifests, offline (part of test-integration)
+	@sh scripts/ci/check_deploy.sh $(DEPLOY)
 
 format: $(VENV)/dev.done ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix

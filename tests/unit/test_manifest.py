@@ -225,7 +225,7 @@ def test_the_signature_of_another_model_with_its_manifest_does_not_fit(model: Pa
     shutil.copy(manifest_path(other), manifest_path(model))
     shutil.copy(signature_path(other), signature_path(model))
     shutil.copy(other, model)
-    with pytest.raises(PipelineError, match="not loaded"):
+    with pytest.raises(PipelineError, match="this is another file's manifest"):
         verify(model, public_key=public)
 
 
@@ -246,6 +246,9 @@ def test_keys_come_from_the_environment_or_a_file(model: Path, keys, tmp_path: P
     with pytest.raises(PipelineError, match=r"MLOPS_MANIFEST_KEY: .*absent cannot be read"):
         verify(model)
     monkeypatch.setenv("MLOPS_MANIFEST_KEY", public)
+    with pytest.raises(PipelineError, match="expected one of them"):
+        verify(model)
+    monkeypatch.delenv("MLOPS_MANIFEST_KEY_FILE")
     verify(model)
 
 
@@ -259,18 +262,25 @@ def test_a_manifest_that_does_not_fit_is_not_signed(model: Path, keys) -> None:
 # --- the manifest's own content
 
 
+def entry(name: str, **other: object) -> dict[str, object]:
+    return {"name": name, "sha256": "0" * 64, "bytes": 1, **other}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"files": {}}, "found no file, expected best_model.joblib"),
-        ({"files": {"../../etc/passwd": {"sha256": "0" * 64, "bytes": 1}}}, "expected names of files in its own folder"),
-        ({"files": {"/etc/passwd": {"sha256": "0" * 64, "bytes": 1}}}, "expected names of files in its own folder"),
-        ({"files": {"..": {"sha256": "0" * 64, "bytes": 1}}}, "expected names of files in its own folder"),
-        ({"files": {"a\\b": {"sha256": "0" * 64, "bytes": 1}}}, "expected names of files in its own folder"),
-        ({"files": {"best_model.joblib": {"sha256": "0" * 63, "bytes": 1}}}, "sha256"),
-        ({"files": {"best_model.joblib": {"sha256": "0" * 64 + "\n", "bytes": 1}}}, "sha256"),
-        ({"files": {"best_model.joblib": {"sha256": "0" * 64, "bytes": -1}}}, "bytes"),
-        ({"files": {"best_model.joblib": {"sha256": "0" * 64}}}, "'files.best_model.joblib.bytes' is missing"),
+        ({"files": []}, "found no file, expected best_model.joblib"),
+        ({"files": [entry("policy.json"), entry("best_model.joblib")]}, "this is another file's manifest"),
+        ({"files": [entry("../../etc/passwd")]}, "expected names of files in its own folder"),
+        ({"files": [entry("best_model.joblib"), entry("/etc/passwd")]}, "expected names of files in its own folder"),
+        ({"files": [entry("..")]}, "expected names of files in its own folder"),
+        ({"files": [entry("")]}, "expected names of files in its own folder"),
+        ({"files": [entry("a\\b")]}, "expected names of files in its own folder"),
+        ({"files": [entry("best_model.joblib", sha256="0" * 63)]}, "sha256"),
+        ({"files": [entry("best_model.joblib", sha256="0" * 64 + "\n")]}, "sha256"),
+        ({"files": [entry("best_model.joblib", bytes=-1)]}, "bytes"),
+        ({"files": [{"name": "best_model.joblib", "sha256": "0" * 64}]}, "'files.0.bytes' is missing"),
+        ({"files": {}}, "files: found"),
         ({"files": [], "more": 1}, "unknown key 'more'"),
         ([], "is no manifest"),
         ("x" * manifest.MANIFEST_BYTES, "is no manifest"),

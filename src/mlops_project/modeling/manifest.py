@@ -39,16 +39,17 @@ SIGNING_KEY = "MLOPS_SIGNING_KEY"
 
 
 class Entry(Strict, frozen=True):
-    """Content of one file."""
+    """One file: its name in the manifest's folder, and its content."""
 
+    name: str
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     bytes: Annotated[int, Meta(ge=0)]
 
 
 class Manifest(Strict, frozen=True):
-    """Files of one folder by name."""
+    """The file that it is named after, and what belongs to it. As a list: DVC takes it for a metric and would show a mapping."""
 
-    files: dict[str, Entry]
+    files: list[Entry]
 
 
 def manifest_path(path: str | Path) -> Path:
@@ -65,10 +66,10 @@ def signature_path(path: str | Path) -> Path:
 
 def write_manifest(path: str | Path, made_with: Iterable[str | Path] = ()) -> None:
     """Write the manifest of a file, with further files of its folder that belong to it (the model of a policy)."""
-    files = {}
+    files = []
     for file in (Path(path), *map(Path, made_with)):
         content = file.read_bytes()
-        files[file.name] = Entry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+        files.append(Entry(name=file.name, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)))
     with atomic_path(manifest_path(path)) as temporary:
         text = json.dumps(msgspec.to_builtins(Manifest(files=files)), indent=2) + "\n"
         temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -193,12 +194,14 @@ def setting(name: str, file: str | None = None) -> str | None:
     Raises
     ------
     PipelineError
-        If the file cannot be read.
+        If both variables are set, or the file cannot be read.
     """
-    if file is None and (value := os.environ.get(name)):
-        return value
-    if not (file := file or os.environ.get(f"{name}_FILE")):
-        return None
+    value = os.environ.get(name) if file is None else None
+    file = file or os.environ.get(f"{name}_FILE")
+    if value and file:
+        raise PipelineError(f"{name}: found it and {name}_FILE in the environment, expected one of them")
+    if not file:
+        return value or None
     try:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -223,11 +226,11 @@ def _vouched(path: Path, text: bytes) -> tuple[bytes, str, set[str]]:
     """Content and SHA-256 of a file that fits this manifest, and all SHA-256 that the manifest names."""
     place = manifest_path(path)
     files = _parse(text, place).files
-    if path.name not in files:
-        raise PipelineError(
-            f"{place}: found {', '.join(files) or 'no file'}, expected {path.name}; it is the manifest of another"
-        )
-    expected = files[path.name]
+    # The first: a manifest is named after it.
+    if not files or files[0].name != path.name:
+        found = ", ".join(entry.name for entry in files) or "no file"
+        raise PipelineError(f"{place}: found {found}, expected {path.name} first: this is another file's manifest")
+    expected = files[0]
     content = _read(path, expected.bytes, "`dvc pull` fetches it, `dvc repro` makes it anew")
     found = hashlib.sha256(content).hexdigest()
     if found != expected.sha256:
@@ -236,7 +239,7 @@ def _vouched(path: Path, text: bytes) -> tuple[bytes, str, set[str]]:
             f"{path}: not loaded: found SHA-256 {found} ({size}), {place.name} expects {expected.sha256} ({expected.bytes}"
             " bytes); the file is damaged, tampered with or of another commit: `dvc checkout`"
         )
-    return content, found, {entry.sha256 for entry in files.values()}
+    return content, found, {entry.sha256 for entry in files}
 
 
 def _parse(text: bytes, place: Path) -> Manifest:
@@ -247,7 +250,7 @@ def _parse(text: bytes, place: Path) -> Manifest:
     if not isinstance(content, dict):
         raise PipelineError(f"{place}: is no manifest; run `dvc repro` to write it anew")
     manifest = convert(content, Manifest, str(place), PipelineError)
-    for name in manifest.files:
+    for name in (entry.name for entry in manifest.files):
         if PurePath(name).name != name or name in {"", ".."} or "\\" in name:
             raise PipelineError(f"{place}: found {name!r}, expected names of files in its own folder")
     return manifest

@@ -200,7 +200,7 @@ def git(*arguments: str) -> str:
 
 
 def changed_files(base: Revision, head: Revision) -> list[Change]:
-    """Files of Git that differ; those whose content the report compares (params, receipt, metrics, raw data) are left out."""
+    """Files of Git that differ, without what stages write and the report compares by content (params, receipt, raw data)."""
     sides = [side.commit for side in (base, head) if side.commit is not None]
     if not sides:
         return []
@@ -212,12 +212,14 @@ def changed_files(base: Revision, head: Revision) -> list[Change]:
         new = git("ls-files", "--others", "--exclude-standard", "-z").split("\0")[:-1]
         states |= dict.fromkeys(new, "D" if base.commit is None else "A")
     users: dict[str, set[str]] = {}
+    made: set[str] = set()
     for revision in (base, head):
         for stage, entry in revision.lock().items():
+            made |= {out["path"] for out in entry.get("outs", [])}
             for dep in entry.get("deps", []):
                 users.setdefault(dep["path"], set()).add(stage)
     order = list(head.lock())
-    compared = {LOCK, str(PARAMS_FILE), *(f"{side.params()['data']['raw']}.dvc" for side in (base, head))}
+    compared = {*made, LOCK, str(PARAMS_FILE), *(f"{side.params()['data']['raw']}.dvc" for side in (base, head))}
     return [
         Change(file, STATES.get(state[0], state), sorted(users.get(file, ()), key=lambda stage: (stage not in order, stage)))
         for file, state in sorted(states.items())

@@ -221,6 +221,10 @@ async def read_labels(request: Request) -> list[Label]:
     if kind != "application/json":
         raise Refusal(415, "Unsupported Media Type", f"found the content type {kind[:100]!r}, expected application/json")
     content = decode_json(await request.body())
+    for label in content if isinstance(content, list) else ():
+        # To JSON 1.0 is a whole number.
+        if isinstance(label, dict) and isinstance(at := label.get("position"), float) and at.is_integer():
+            label["position"] = int(at)
     try:
         return msgspec.convert(content, Annotated[list[Label], msgspec.Meta(min_length=1, max_length=10_000)])
     except msgspec.ValidationError as error:

@@ -21,6 +21,7 @@ import msgspec
 
 from mlops_project.errors import PipelineError
 from mlops_project.modeling.manifest import read_verified
+from mlops_project.serving.lineage import lineage
 from mlops_project.serving.models import Served, load_served
 from mlops_project.serving.state import POINTER, Files, Outcome, Pointer, count, file_sha256, locked, read_pointer, sha256_of
 
@@ -47,8 +48,7 @@ def load(files: Files) -> Outcome:
         seconds = round(time.perf_counter() - begun, 3)
         with contextlib.suppress(PipelineError):
             now = read_pointer(state / POINTER)
-            # Both name what they hold by its content.
-            if (now.plan, now.plan_sha256, now.model_version) == (pointer.plan, pointer.plan_sha256, pointer.model_version):
+            if msgspec.structs.replace(pointer, loaded=now.loaded) == now:
                 return Outcome("unchanged", pointer.model_version, "verified before, and in use", pointer.difference, seconds)
         pointer.write(state)
         count(state, "loaded")
@@ -68,7 +68,8 @@ def _prepare(files: Files, state: Path) -> tuple[Pointer, bool]:
             pointer = read_pointer(known)
             if not pointer.plan or file_sha256(state / pointer.plan) == pointer.plan_sha256:
                 os.utime(known)
-                return pointer, True
+                # Committed since, or judged since: not a matter of the plan.
+                return msgspec.structs.replace(pointer, model=files.model, policy=files.policy, lineage=lineage(content)), True
     pointer = _make(files, state, key, content, policy, version)
     known.write_bytes(msgspec.json.encode(pointer))
     _remove_old(state, key)
@@ -79,7 +80,6 @@ def _make(files: Files, state: Path, key: str, content: bytes, decision: bytes, 
     from mlops_project.modeling.compiling import NotCompilable, compile_model, parity, reference_rows, tolerance
     from mlops_project.modeling.policy import Policy
     from mlops_project.serving.fallback import load_pipeline
-    from mlops_project.serving.lineage import lineage
 
     policy = Policy.from_json(decision.decode("utf-8", "replace"), files.policy)
     pipeline = load_pipeline(content, policy, version)

@@ -6,6 +6,7 @@ allow is accepted and treated as missing.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -79,7 +80,7 @@ def openapi(base: dict[str, Any], served: Served | None, shapes: list[Any], *, s
         components.pop(name, None)
     _, found = msgspec.json.schema_components([Answer, *shapes], ref_template="#/components/schemas/{name}")
     components |= found | {"Problem": PROBLEM, "Applicant": applicant(served)}
-    base["paths"]["/v1/predict"] = {"post": _predict()}
+    base["paths"]["/v1/predict"] = {"post": _predict(_csv(served))}
     for path, operations in base["paths"].items():
         for operation in operations.values():
             codes = [code for code in PROBLEMS if _may(code, path, operation)]
@@ -111,10 +112,20 @@ def _problem(description: str) -> dict[str, Any]:
     return {"description": description, "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
 
-def _predict() -> dict[str, Any]:
+def _csv(served: Served | None) -> dict[str, Any]:
+    """Return the schema of a CSV body: header and rows in the order of the contract; other orders and delimiters will do, too."""
+    schema: dict[str, Any] = {"type": "string", "description": "UTF-8; comma, semicolon, tab or |; columns in any order"}
+    if served is not None:
+        names, cell = served.names.features, r'[^",;|\t\r\n]*'
+        header = ",".join(re.escape(name) for name in names)
+        schema["pattern"] = rf"^{header}(\r?\n{cell}(,{cell}){{{len(names) - 1}}})+\r?\n?$"
+    return schema
+
+
+def _predict(csv: dict[str, Any]) -> dict[str, Any]:
     one, many = {"$ref": "#/components/schemas/Applicant"}, {"type": "array", "minItems": 1}
     binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
-    table = {CSV: {"schema": {"type": "string"}}, ARROW: binary, PARQUET: binary}
+    table = {ARROW: binary, PARQUET: binary}
     return {
         "tags": ["predict"],
         "operationId": "predict",
@@ -135,7 +146,7 @@ def _predict() -> dict[str, Any]:
         ],
         "requestBody": {
             "required": True,
-            "content": {JSON: {"schema": {"anyOf": [one, {**many, "items": one}]}}, **table},
+            "content": {JSON: {"schema": {"anyOf": [one, {**many, "items": one}]}}, CSV: {"schema": csv}, **table},
         },
         "responses": {
             "200": {
@@ -144,7 +155,11 @@ def _predict() -> dict[str, Any]:
                     "X-Request-Id": {"description": "As in the prediction log", "schema": {"type": "string"}},
                     "X-Model-Version": {"description": "SHA-256 of the model file", "schema": {"type": "string"}},
                 },
-                "content": {JSON: {"schema": {"$ref": "#/components/schemas/Answer"}}, **table},
+                "content": {
+                    JSON: {"schema": {"$ref": "#/components/schemas/Answer"}},
+                    CSV: {"schema": {"type": "string"}},
+                    **table,
+                },
             }
         },
     }

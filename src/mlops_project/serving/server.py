@@ -235,6 +235,9 @@ def setup_logging() -> None:
 def main(argv: list[str] | None = None) -> int:
     """`mlops-serve`: serve the model over HTTP."""
     setup_logging()
+    # Workers take these over: at these sizes more threads only cost.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
     def serve() -> int:
         settings, host, port, workers = read_settings(argv)
