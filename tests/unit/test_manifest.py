@@ -55,9 +55,10 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 @pytest.fixture
-def model(trained: Path, tmp_path: Path) -> Path:
-    """A model in a folder without Git."""
+def model(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model in a folder without Git, started from there."""
     shutil.copytree(trained, tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
     return tmp_path / "models/best_model.joblib"
 
 
@@ -151,6 +152,70 @@ def test_git_variables_of_another_repository_do_not_matter(committed: Path, tmp_
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(other))
     verify(committed)
+
+
+def commit_all(folder: Path) -> None:
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "not yours")
+
+
+def make_folder_a_repository(folder: Path) -> None:
+    commit_all(folder)
+
+
+def make_folder_a_bare_repository(folder: Path) -> None:
+    commit_all(folder)
+    for file in (folder / ".git").iterdir():
+        file.rename(folder / file.name)
+    (folder / ".git").rmdir()
+    git(folder.parent, "config", "-f", str(folder / "config"), "core.bare", "false")
+    git(folder.parent, "config", "-f", str(folder / "config"), "core.worktree", str(folder))
+
+
+def make_folder_a_link(folder: Path) -> None:
+    other = folder.parent.with_name("other")
+    folder.rename(other)
+    commit_all(other)
+    folder.symlink_to(other)
+
+
+def make_git_fetch_by_a_command(folder: Path) -> None:
+    commit_all(folder)
+    content = manifest_path(folder / "best_model.joblib").read_bytes()
+    found = hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
+    (folder / ".git/objects" / found[:2] / found[2:]).unlink()
+    command = f"touch '{folder.parent / 'owned'}'; false"
+    settings = {"remote.o.url": str(folder), "remote.o.promisor": "true", "remote.o.uploadpack": command}
+    for key, value in {"core.repositoryformatversion": "1", "extensions.partialClone": "o", **settings}.items():
+        git(folder, "config", key, value)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [make_folder_a_repository, make_folder_a_bare_repository, make_folder_a_link, make_git_fetch_by_a_command],
+)
+def test_a_repository_that_somebody_made_around_the_model_vouches_for_nothing(committed: Path, attack) -> None:
+    """Whoever can write in the model's folder can do that, too."""
+    tamper(committed)
+    match_manifest(committed)
+    attack(committed.parent)
+    with pytest.raises(PipelineError, match="not covered by the commit"):
+        verify(committed)
+    assert not (committed.parents[1] / "owned").exists()
+
+
+def test_a_checkout_that_it_was_not_started_in_vouches_for_nothing(committed: Path, tmp_path_factory, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(PipelineError, match="start in the checkout that holds it"):
+        verify(committed)
+
+
+def test_a_model_below_a_link_is_known_by_its_content(committed: Path) -> None:
+    committed.parent.rename(committed.parents[1] / "store")
+    committed.parent.symlink_to("store")
+    verify(committed)
+    verify("models/best_model.joblib")
 
 
 def test_a_model_that_is_a_link_is_read_once(committed: Path, monkeypatch) -> None:
@@ -279,6 +344,8 @@ def entry(name: str, **other: object) -> dict[str, object]:
         ({"files": [entry("best_model.joblib", sha256="0" * 63)]}, "sha256"),
         ({"files": [entry("best_model.joblib", sha256="0" * 64 + "\n")]}, "sha256"),
         ({"files": [entry("best_model.joblib", bytes=-1)]}, "bytes"),
+        ({"files": [entry("best_model.joblib", bytes=10**18)]}, "not loaded: found SHA-256"),
+        ({"files": [entry("best_model.joblib", bytes=10**30)]}, "not loaded: found SHA-256"),
         ({"files": [{"name": "best_model.joblib", "sha256": "0" * 64}]}, "'files.0.bytes' is missing"),
         ({"files": {}}, "files: found"),
         ({"files": [], "more": 1}, "unknown key 'more'"),

@@ -1,8 +1,8 @@
 """What may be loaded: a manifest with the SHA-256 of a file beside it, tracked in Git or signed.
 
 Unpickling runs code, and the MD5 in dvc.lock is no defence against somebody who wants to be found equal. So a service loads a
-file only if its SHA-256 stands in ``<file>.manifest.json``, and that manifest is the one of the checked-out commit or,
-where there is no Git (an image), carries an Ed25519 signature in ``<file>.manifest.json.sig``.
+file only if its SHA-256 stands in ``<file>.manifest.json``, and that manifest is the one of the commit that is checked out in the
+working directory or, where there is no Git (an image), carries an Ed25519 signature in ``<file>.manifest.json.sig``.
 """
 
 from __future__ import annotations
@@ -213,9 +213,11 @@ def _read(path: Path, limit: int, remedy: str) -> bytes:
     try:
         # A pipe would keep the reader waiting.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            found = os.fstat(stream.fileno())
+            if not stat.S_ISREG(found.st_mode):
                 raise PipelineError(f"{path}: found no plain file; {remedy}")
-            return stream.read(limit + 1)
+            # No more than there is: a manifest may claim any size, and read() makes room for it.
+            return stream.read(min(limit, found.st_size) + 1)
     except FileNotFoundError:
         raise PipelineError(f"{path}: not found; {remedy}") from None
     except OSError as error:
@@ -257,15 +259,21 @@ def _parse(text: bytes, place: Path) -> Manifest:
 
 
 def _check_committed(place: Path, text: bytes) -> None:
-    folder = place.parent.resolve()
-    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
+    # The checkout that the process was started in, not one around the file: who can write in the file's folder could make one
+    # there, whose HEAD agrees, and whose settings name commands that Git runs (to fetch what is missing). Links in the path do
+    # not matter, since content is compared.
+    here, absolute = Path.cwd(), Path(os.path.abspath(place))  # not resolve(), for that reason
+    checkout = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
+    if checkout is None or not absolute.is_relative_to(checkout):
         raise PipelineError(
-            f"{place}: outside a Git checkout a manifest must be signed, and there is no key to check that with; set {PUBLIC_KEY}"
-            f" or {PUBLIC_KEY}_FILE, or pass --uncommitted to trust whoever can write in this folder"
+            f"{place}: outside a Git checkout a manifest must be signed, and there is no key to check that with; start in the"
+            f" checkout that holds it, set {PUBLIC_KEY} or {PUBLIC_KEY}_FILE, or pass --uncommitted to trust whoever can write in"
+            " this folder"
         )
     # Not what a hook or an editor has set for another repository; cat-file runs no filters that the repository may define.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = ["git", "-C", str(folder), "cat-file", "blob", f"HEAD:./{place.name}"]
+    committed = f"HEAD:./{absolute.relative_to(checkout).as_posix()}"
+    command = ["git", "-C", str(checkout), "cat-file", "blob", committed]
     try:
         found = subprocess.run(command, capture_output=True, check=False, env=environment)
     except FileNotFoundError:
