@@ -93,7 +93,7 @@ def test_an_overlay_is_deployed_by_digest_with_its_own_settings():
         "IMAGE": "ghcr.io/a/b/credit-risk-model",
         "PATH": f"{TOOLS}/bin{os.pathsep}{os.environ['PATH']}",
     }
-    digest = f"sha256:{'0' * 64}"
+    digest, names = f"sha256:{'0' * 64}", {"staging": ".staging", "production": ""}
     for overlay, replicas in (("staging", 1), ("production", 3)):
         text = run("bash", "scripts/ci/deploy.sh", OVERLAY=overlay, DIGEST=digest, **environment)
         found = {part["kind"]: part for part in yaml.safe_load_all(text)}
@@ -104,6 +104,9 @@ def test_an_overlay_is_deployed_by_digest_with_its_own_settings():
             f"credit-risk-{overlay}"
         }
         assert "Secret" not in found, "it is referred to, never kept in Git"
+        rule = found["Ingress"]["spec"]["rules"][0]
+        assert rule["host"] == found["Ingress"]["spec"]["tls"][0]["hosts"][0] == f"credit-risk{names[overlay]}.example.org"
+        assert "/metrics" not in {path["path"] for path in rule["http"]["paths"]}
     assert "is no digest" in run("bash", "scripts/ci/deploy.sh", OVERLAY="staging", DIGEST="latest", code=1, **environment)
     assert "no overlay" in run("bash", "scripts/ci/deploy.sh", OVERLAY="moon", DIGEST=digest, code=1, **environment)
 
@@ -302,6 +305,9 @@ def test_the_service_runs_in_it_on_a_read_only_root(container, config, project, 
         assert service.get("/healthz") == {"status": "ok"}
         version = service.get("/readyz")["model_version"]
         assert version == run("sha256sum", project / "models/best_model.joblib").split()[0]
+        for page in ("/", "/docs"):
+            code = f"import urllib.request as r; print(r.urlopen('http://127.0.0.1:8000{page}').read().decode())"
+            assert "<html" in service.inside(sys.executable, "-c", code), "the files of the pages are in the image"
         # The health check, word for word.
         probe = config["Healthcheck"]["Test"][1:]
         service.inside("chroot", str(container), "/opt/venv/bin/python3", *probe[1:])
