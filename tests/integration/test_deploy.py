@@ -206,7 +206,12 @@ class Service:
         if secrets:
             variables |= {"MLOPS_KEYS_FILE": "/run/secrets/api_keys", "MLOPS_MANIFEST_KEY_FILE": "/run/secrets/manifest_key"}
         variables |= {"MLOPS_LOG_URL": "sqlite:////run/mlops/log.db", **environment}
+        # One by one, as Compose does it: the folder is its owner's alone.
         (root / "run/secrets").mkdir(exist_ok=True)
+        mounts = ""
+        for name in ("api_keys", "manifest_key") if secrets else ():
+            (root / "run/secrets" / name).touch()
+            mounts += f"mount --bind {secrets}/{name} {root}/run/secrets/{name}\n"
         script = f"""
             set -eu
             ip link set lo up
@@ -216,7 +221,7 @@ class Service:
             mount --rbind /dev {root}/dev
             mount -t tmpfs -o uid={USER},gid={USER},mode=0700,size=64m tmpfs {root}/run/mlops
             mount -t tmpfs -o mode=1777,size=64m tmpfs {root}{TEMPORARY}
-            {f"mount --bind {secrets} {root}/run/secrets" if secrets else ""}
+            {mounts}
             cd {root}
             exec chroot {root} /usr/bin/setpriv --reuid={USER} --regid={USER} --clear-groups --no-new-privs \\
                 --bounding-set=-all --inh-caps=-all -- /usr/bin/env -i --chdir={config["WorkingDir"]} "$@"
@@ -362,7 +367,7 @@ def test_without_the_key_of_the_manifests_it_does_not_start(container, config, s
     with running(container, config, None, MLOPS_KEYS_FILE="/app/keys") as service:
         printed, _ = service.process.communicate(timeout=60)
     assert service.process.returncode == 1
-    assert "holds no valid key" in printed
+    assert "/app/keys: not found; `mlops-keys create" in printed
     (container / "app/keys").write_bytes((secrets[0] / "api_keys").read_bytes())
     with running(container, config, None, MLOPS_KEYS_FILE="/app/keys") as service:
         printed, _ = service.process.communicate(timeout=60)
