@@ -26,7 +26,7 @@ init: $(VENV)/core.done ## Make .venv with the pinned core and the console comma
 requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pyproject.toml and requirements/*.in
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) -c requirements/constraints.in pyproject.toml requirements/build.in -o requirements/core.txt
-	for extra in report tuning mlflow serving; do \
+	for extra in report tuning mlflow serving parquet; do \
 		$(BIN)/python scripts/extra.py $$extra | $(COMPILE) -c requirements/core.txt - -o requirements/$$extra.txt || exit; done
 	$(COMPILE) -c requirements/core.txt -c requirements/report.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
 	for set in s3 ssh servers workflows; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done
@@ -191,8 +191,16 @@ $(DEPLOY).done: $(VENV)/core.done requirements/deploy.txt
 	@sh scripts/install.sh $(DEPLOY)/bin/python requirements/deploy.txt
 	@touch $@
 
-test-integration: $(VENV)/dev.done $(VENV)/serving.done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
+# Beside the environment, not in it: pandas would read text into other columns wherever pyarrow is installed.
+PARQUET := $(VENV)/parquet
+$(PARQUET).done: $(VENV)/dev.done requirements/parquet.txt
+	@rm -rf $(PARQUET)
+	@$(UV) pip install --quiet --target $(PARQUET) --require-hashes --no-deps -r requirements/parquet.txt
+	@touch $@
+
+test-integration: $(PARQUET).done $(VENV)/dev.done $(VENV)/serving.done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
 	@$(BIN)/python -m pytest -m integration || [ $$? -eq 5 ]
+	@PYTHONPATH=$(PARQUET) $(BIN)/python -m pytest -n auto -k "parquet or arrow" tests/unit tests/model tests/serving || [ $$? -eq 5 ]
 
 test-cov: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests with a coverage report in htmlcov/
 	@$(BIN)/python -m pytest -n auto -m "not integration" --cov=mlops_project --cov-report=term --cov-report=html
