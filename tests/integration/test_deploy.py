@@ -274,6 +274,7 @@ def running(container: Path, config: dict, secrets: Path | None, **environment: 
     finally:
         service.process.terminate()
         service.process.wait(60)
+        service.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
