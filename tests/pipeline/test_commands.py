@@ -168,6 +168,17 @@ def test_a_versioned_model_is_registered_and_predicts(quick):
         ("train", ["--X-train", "data/processed/Xtest.csv"], "data/processed/ytraintest.csv: lacks the outcome of"),
         ("train", ["--no-smote", "--smote-method", "SMOTE"], "--no-smote contradicts --smote-method"),
         ("train", ["--model", "best", "--no-evaluate", "--output", "x.joblib"], "best compares by cross-validation"),
+        ("train", ["--output", ""], "--output: found nothing, expected a value"),
+        ("train", ["--output", "-"], "--output: found -, expected a file"),
+        ("train", ["--X-train", "-", "--y-train", "-"], "--X-train and --y-train: standard input can be read once"),
+        ("prepare_data", ["--output-dir", "x"], "--output-dir: needs --save"),
+        ("prepare_features", ["--test", "x", "--output-train", "-", "--output-test", "-"], "both are -; choose another output"),
+        ("prepare_features", ["--train", "data/processed/ytraintest.csv"], "error: data/processed/ytraintest.csv: column(s)"),
+        ("train", ["--X-train", "data/processed/ytraintest.csv"], "error: data/processed/ytraintest.csv: column(s)"),
+        ("predict", ["--X-test", "data/processed/ytest.csv"], "error: data/processed/ytest.csv: column(s)"),
+        ("predict", ["--X-test", "a.csv", "--output", "./a.csv"], "--output and --X-test: both are ./a.csv"),
+        ("predict", ["--X-test", "data", "--output", "a.csv"], "error: data: is a folder"),
+        ("predict", ["--X-test", "data/processed/Xtest.csv", "--output", "data"], "error: data: is a folder"),
         ("predict", ["--batch-size", "0"], "--batch-size: found 0, expected 1 or more"),
         ("predict", ["--model", "models/preprocessor.joblib"], "expected a RiskModel of the train stage"),
     ],
@@ -180,6 +191,30 @@ def test_what_cannot_be_done_is_one_line(quick, workdir, monkeypatch, capsys, na
         code = end.code
     assert code != 0
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: [*rows, rows[1]], "' twice, expected it once"),
+        (lambda rows: [rows[0], rows[1][:-1], *rows[2:]], "found an empty cell, expected 1 (good) or 0 (bad)"),
+        (lambda rows: [rows[0], rows[1] + "x", *rows[2:]], "x', expected 1 (good) or 0 (bad)"),
+    ],
+)
+def test_outcomes_that_are_none_are_refused(quick, workdir, monkeypatch, capsys, change, message):
+    monkeypatch.chdir(quick.path)
+    rows = Path("data/processed/ytest.csv").read_text(encoding="utf-8").splitlines()
+    (workdir / "y.csv").write_text("\n".join(change(rows)) + "\n", encoding="utf-8")
+    assert cli.predict(["--X-test", "data/processed/Xtest.csv", "--y-test", f"{workdir}/y.csv"]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", ["data/processed/Xtest.csv", "-"])
+def test_figures_of_other_predictions_do_not_stay_beside_new_ones(quick, rows):
+    command(quick, "predict", "--save")
+    text = (quick.path / "data/processed/Xtest.csv").read_text(encoding="utf-8")
+    command(quick, "predict", "--X-test", rows, "--save", input=text)
+    assert [path.name for path in (quick.path / "predictions").iterdir()] == ["predictions.csv"]
 
 
 @pytest.mark.integration
