@@ -40,6 +40,12 @@ def _given(value: str) -> str:
     return value
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected 1 or more")
+    return int(text)
+
+
 def _check_files(parser: argparse.ArgumentParser, args: argparse.Namespace, inputs: str, outputs: str) -> None:
     """Refuse standard input that is read twice, and an output that is an input or another output."""
 
@@ -155,7 +161,7 @@ def tune(argv: list[str] | None = None) -> int:
         "Values go to models.<model> in params.yaml and to the copies for blend and best; trials and report go to tuning/.",
     )
     parser.add_argument("--model", help="a model with hyper-parameters of its own (default: train.model)")
-    parser.add_argument("--trials", type=int, help="trials per search (default: tune.n_trials)")
+    parser.add_argument("--trials", type=_count, help="trials per search (default: tune.n_trials)")
     parser.add_argument(
         "--write",
         choices=("if-better", "always", "never"),
@@ -163,8 +169,6 @@ def tune(argv: list[str] | None = None) -> int:
         help="write the values into params.yaml: if the interval of the gain is above 0, always or never (default: %(default)s)",
     )
     args = parser.parse_args(argv)
-    if args.trials is not None and args.trials < 1:
-        parser.error(f"--trials: found {args.trials}, expected 1 or more")
 
     def _tune() -> None:
         import json
@@ -492,19 +496,17 @@ def predict(argv: list[str] | None = None) -> int:
     parser.add_argument("--y-test", metavar="FILE", help="outcomes (default: data/processed/ytest.csv if --X-test is not given)")
     parser.add_argument("--output", metavar="FILE", help="write the predictions there; - is standard output")
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="rows to predict at a time (default: 1000; with outcomes all)"
+        "--batch-size", type=_count, metavar="N", help="rows to predict at a time (default: 1000; with outcomes all)"
     )
     parser.add_argument("--proba", action="store_true", help="also the probability of default and the score in points")
     parser.add_argument("--reasons", action="store_true", help="also the three columns that lower the score most")
     parser.add_argument("--save", action="store_true", help="write predictions/predictions.csv and evaluation_metrics.json there")
     args = parser.parse_args(argv)
-    if args.batch_size is not None and args.batch_size < 1:
-        parser.error(f"--batch-size: found {args.batch_size}, expected 1 or more")
     _check_files(parser, args, "model X-test y-test", "output")
 
     def _predict() -> None:
         from mlops_project.config import PROCESSED
-        from mlops_project.files import write_json, write_table
+        from mlops_project.files import write_table
         from mlops_project.modeling import predict as predicting
         from mlops_project.modeling.model import load_model
 
@@ -521,8 +523,8 @@ def predict(argv: list[str] | None = None) -> int:
             for output in outputs:
                 size = args.batch_size or BATCH_ROWS
                 rows = predict_file(model, args.model, X_file, output, batch_rows=size, details=args.proba, reasons=reasons)
-            if args.save:  # what is there belongs to other predictions
-                Path(predicting.PREDICTED_METRICS).unlink(missing_ok=True)
+            if args.save:
+                predicting.save_metrics(None)
             _tell(f"{written}: {rows} rows, {model.name}")
             return
         if y_file:
@@ -534,10 +536,8 @@ def predict(argv: list[str] | None = None) -> int:
         table = predicting.prediction_table(model, X, y_proba, y, details=args.proba, reasons=reasons)
         for output in outputs:
             write_table(table, output)
-        if args.save and metrics is None:
-            Path(predicting.PREDICTED_METRICS).unlink(missing_ok=True)
-        elif args.save:
-            write_json(metrics, predicting.PREDICTED_METRICS)
+        if args.save:
+            predicting.save_metrics(metrics)
         for name, value in (metrics or {}).items():
             print(f"{name:<20}{value:.3f}", file=sys.stderr if args.output == "-" else sys.stdout)
         _tell(f"{written}: {len(X)} rows, {model.name}")

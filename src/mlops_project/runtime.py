@@ -64,18 +64,17 @@ def guarded(work: Callable[[], int | None], *, verbose: bool = False, hint: str 
     except BrokenPipeError:  # the reader has gone (`| head`)
         _discard_output()
         return 141
-    except OSError as error:
-        # Not of this code, but of the machine: standard output on a full disk, a folder without permission.
-        logger.debug("traceback", exc_info=True) if not verbose else logger.exception("failed")
-        _discard_output()
-        where = error.filename or "standard output"
-        print(f"error: {where}: {error.strerror or error}; check path, permissions and free space{hint}", file=sys.stderr)
-        return 1 if failed is None else failed
     except KeyboardInterrupt:
         print("interrupted; nothing half-written", file=sys.stderr)
         return 130
-    except MemoryError:
-        print("error: out of memory; try fewer rows or a machine with more memory", file=sys.stderr)
+    except (OSError, MemoryError) as error:
+        # Not of this code, but of the machine: standard output on a full disk, a folder without permission.
+        logger.debug("traceback", exc_info=True) if not verbose else logger.exception("failed")
+        _discard_output()
+        told = "out of memory; try fewer rows or a machine with more memory"
+        if isinstance(error, OSError):
+            told = f"{error.filename or 'standard output'}: {error.strerror or error}; check path, permissions and free space"
+        print(f"error: {told}{hint}", file=sys.stderr)
         return 1 if failed is None else failed
     except Exception as error:  # noqa: BLE001 - the last line of defence
         # A bug, not bad input: the traceback is what a report needs, so it is kept in the log file.

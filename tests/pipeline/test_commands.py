@@ -3,15 +3,18 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlops_project import cli, config
@@ -299,20 +302,34 @@ def test_a_failing_step_stops_the_robust_script_and_keeps_its_exit_code(installe
 
 
 @pytest.mark.integration
-def test_a_stopped_robust_script_stops_its_step_and_says_so(installed, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "step"), [("run_pipeline.sh", "train_[0-9]*.log"), ("run_pipeline_robust.sh", "*/step3_train.log")]
+)
+def test_a_stopped_script_stops_its_step_and_says_so(installed, tmp_path, name, step):
     environment = {**ENV, "PYTHONPATH": str(installed.path / "src"), "PIPELINE_ON_FAILURE": f'touch "{tmp_path}/told"'}
-    command = [str(installed.path / "scripts/run_pipeline_robust.sh"), "svm"]
-    before = {*(installed.path / "logs").iterdir()}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment) as script:
+    before = {*(installed.path / "logs").glob(step)}
+    with subprocess.Popen([str(installed.path / "scripts" / name), "svm"], cwd=tmp_path, env=environment) as script:
         deadline = time.monotonic() + 120
-        while not (logs := [path for path in (installed.path / "logs").glob("*/step3_train.log") if path.parent not in before]):
+        while not (logs := {*(installed.path / "logs").glob(step)} - before):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        steps = psutil.Process(script.pid).children(recursive=True)
         script.send_signal(signal.SIGTERM)
         assert script.wait(20) == 143
-    text = (logs[0].parent / "pipeline.log").read_text(encoding="utf-8")
-    assert "[ERROR] failed with exit code 143" in text
+    assert steps
+    assert psutil.wait_procs(steps, timeout=20)[1] == []
     assert (tmp_path / "told").exists()
+    if "robust" in name:
+        text = (logs.pop().parent / "pipeline.log").read_text(encoding="utf-8")
+        assert "[ERROR] failed with exit code 143" in text
+
+
+@pytest.mark.parametrize("name", ["run_pipeline.sh", "run_pipeline_robust.sh"])
+@pytest.mark.parametrize("arguments", [["--model", "svm"], ["svm", "xgboost"]])
+def test_a_script_takes_one_model_and_nothing_else(installed, tmp_path, name, arguments):
+    done = run_script(installed, name, *arguments, elsewhere=tmp_path, check=False)
+    told = f"error: found {' '.join(arguments)}, expected the name of one model; see scripts/{name} --help\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
 def test_a_notice_goes_to_the_webhook(installed):
@@ -371,6 +388,13 @@ def test_a_missing_raw_file_is_named(installed, tmp_path, name):
     assert done.returncode == 1
     assert "missing in" in done.stdout + done.stderr
     assert "data/raw/german_credit_modified.csv" in done.stdout + done.stderr
+
+
+def test_every_command_is_completed():
+    with (ROOT / "pyproject.toml").open("rb") as stream:
+        commands = tomllib.load(stream)["project"]["scripts"]
+    text = (ROOT / "scripts/completion.bash").read_text(encoding="utf-8")
+    assert {*re.findall(r"mlops-[a-z-]+", text.split("complete -F")[1])} == commands.keys()
 
 
 def test_completion_knows_options_and_models(installed):
