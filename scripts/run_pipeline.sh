@@ -8,20 +8,35 @@ export PATH="$PWD/.venv/bin:$PATH"
 source scripts/notify.sh
 
 case ${1:-} in -h | --help) sed -n '2,3s/^# //p' scripts/run_pipeline.sh; exit ;; esac
+if [ $# -gt 1 ] || [[ ${1:-} == -* ]]; then
+    echo "error: found $*, expected the name of one model; see scripts/run_pipeline.sh --help" >&2
+    exit 2
+fi
 model=${1:-logistic_regression}
 timestamp=$(date +%Y%m%d_%H%M%S)
 processed=data/processed
 mkdir -p logs
+child=
 finish() {
     local code=$?
+    trap - EXIT
+    [ -z "$child" ] || kill -- "-$child" 2> /dev/null || true # a step that is still at work
     [ "$code" -eq 0 ] || notify failure "pipeline with $model failed with exit code $code"
     exit "$code"
 }
 trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 step() { # number, name, command …
     echo "[$1/4] $2"
-    "${@:3}" 2>&1 | tee "logs/$2_$timestamp.log"
+    # In the background, since a trap waits for what is in the foreground, and in a process group of its own, to be ended whole.
+    set -m
+    "${@:3}" 2>&1 | tee "logs/$2_$timestamp.log" &
+    child=$(jobs -p %%) # the group; $! is tee
+    set +m
+    wait %%
+    child=
 }
 
 step 1 prepare_data mlops-prepare-data --save

@@ -8,11 +8,15 @@ export PATH="$PWD/.venv/bin:$PATH"
 source scripts/notify.sh
 
 case ${1:-} in -h | --help) sed -n '2,3s/^# //p' scripts/run_pipeline_robust.sh; exit ;; esac
+if [ $# -gt 1 ] || [[ ${1:-} == -* ]]; then
+    echo "error: found $*, expected the name of one model; see scripts/run_pipeline_robust.sh --help" >&2
+    exit 2
+fi
 model=${1:-logistic_regression}
 logs=logs/$(date +%Y%m%d_%H%M%S)
 mkdir -p logs
 until mkdir "$logs" 2> /dev/null; do # another run may have begun in the same second
-    [ -w logs ] || { echo "error: logs/ cannot be written" >&2; exit 1; }
+    [ -e "$logs" ] || { echo "error: logs/ cannot be written" >&2; exit 1; }
     sleep 1
     logs=logs/$(date +%Y%m%d_%H%M%S)
 done

@@ -27,9 +27,39 @@ def _parser(description: str, examples: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, epilog=f"examples:\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.register("type", None, _given)  # of every argument without a type of its own
     parser.add_argument("-v", "--verbose", action="store_true", help="show details and, on errors, the traceback")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('mlops-project')}")
     return parser
+
+
+def _given(value: str) -> str:
+    """Refuse the empty text that an unset shell variable gives: ``--output "$FILE"`` would replace the pipeline's own file."""
+    if not value:
+        raise argparse.ArgumentTypeError("found nothing, expected a value; is a shell variable unset?")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected 1 or more")
+    return int(text)
+
+
+def _check_files(parser: argparse.ArgumentParser, args: argparse.Namespace, inputs: str, outputs: str) -> None:
+    """Refuse standard input that is read twice, and an output that is an input or another output."""
+
+    def given(names: str) -> list[tuple[str, str]]:
+        return [(f"--{name}", path) for name in names.split() if (path := getattr(args, name.replace("-", "_")))]
+
+    read, written = given(inputs), given(outputs)
+    if len(twice := [option for option, path in read if path == "-"]) > 1:
+        parser.error(f"{' and '.join(twice)}: standard input can be read once; give files")
+    for number, (option, path) in enumerate(written):
+        others = written[:number] if path == "-" else read + written[:number]
+        for other, taken in others:
+            if Path(path).resolve() == Path(taken).resolve():
+                parser.error(f"{option} and {other}: both are {path}; choose another output")
 
 
 def _run(work: Callable[[], int | None], *, verbose: bool, failed: int | None = None, log_level: int = logging.WARNING) -> int:
@@ -131,7 +161,7 @@ def tune(argv: list[str] | None = None) -> int:
         "Values go to models.<model> in params.yaml and to the copies for blend and best; trials and report go to tuning/.",
     )
     parser.add_argument("--model", help="a model with hyper-parameters of its own (default: train.model)")
-    parser.add_argument("--trials", type=int, help="trials per search (default: tune.n_trials)")
+    parser.add_argument("--trials", type=_count, help="trials per search (default: tune.n_trials)")
     parser.add_argument(
         "--write",
         choices=("if-better", "always", "never"),
@@ -139,8 +169,6 @@ def tune(argv: list[str] | None = None) -> int:
         help="write the values into params.yaml: if the interval of the gain is above 0, always or never (default: %(default)s)",
     )
     args = parser.parse_args(argv)
-    if args.trials is not None and args.trials < 1:
-        parser.error(f"--trials: found {args.trials}, expected 1 or more")
 
     def _tune() -> None:
         import json
@@ -149,7 +177,7 @@ def tune(argv: list[str] | None = None) -> int:
 
         from mlops_project.config import PARAMS_FILE, PROCESSED, TUNING, load_params
         from mlops_project.files import atomic_path, read_table, write_table
-        from mlops_project.preprocessing import build_preprocessor
+        from mlops_project.preprocessing import build_preprocessor, shown_contract
         from mlops_project.schema import load_contract
         from mlops_project.tuning import tune, write_values
 
@@ -157,8 +185,7 @@ def tune(argv: list[str] | None = None) -> int:
         contract = load_contract(params.data.contract)
         X = read_table(PROCESSED / "Xtraintest.csv", contract.text_columns)
         y = read_table(PROCESSED / "ytraintest.csv").loc[X.index, contract.target.name]
-        shown = contract.without(contract.protected) if params.featurize.without_protected else contract
-        preprocessor = build_preprocessor(shown, params.featurize)
+        preprocessor = build_preprocessor(shown_contract(contract, params.featurize), params.featurize)
         report, trials = tune(X, y, preprocessor, contract, params, TUNING, name=args.model, n_trials=args.trials)
         model, values = report["model"], report["values"]
         write_table(pd.DataFrame(trials), TUNING / f"{model}.csv", index=False)
@@ -276,6 +303,8 @@ def prepare_data(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--output-dir", metavar="FOLDER", help="where --save writes (default: data/processed)")
     args = parser.parse_args(argv)
+    if args.output_dir and not args.save:
+        parser.error("--output-dir: needs --save")
 
     def _prepare() -> None:
         from mlops_project.config import PROCESSED, load_params
@@ -314,17 +343,19 @@ def prepare_features(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.output_test and not args.test:
         parser.error("--output-test: needs --test")
+    _check_files(parser, args, "train test", "output-train output-test")
 
     def _features() -> None:
         from mlops_project.config import FEATURES, MODELS, PROCESSED, load_params
-        from mlops_project.files import dump, read_table, write_table
-        from mlops_project.preprocessing import feature_table, fit_preprocessor
+        from mlops_project.files import dump, write_table
+        from mlops_project.preprocessing import feature_table, fit_preprocessor, shown_contract
         from mlops_project.schema import load_contract
 
         params = load_params()
         contract = load_contract(params.data.contract)
-        X = read_table(args.train or PROCESSED / "Xtraintest.csv", contract.text_columns)
-        further = read_table(args.test, contract.text_columns) if args.test else None
+        columns = shown_contract(contract, params.featurize).features
+        X = _table(args.train or PROCESSED / "Xtraintest.csv", contract, columns)
+        further = _table(args.test, contract, columns) if args.test else None
         preprocessor = fit_preprocessor(X, contract, params.featurize)
         if args.save_preprocessor:
             dump(preprocessor, MODELS / "preprocessor.joblib")
@@ -366,11 +397,14 @@ def train(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.smote is False and args.smote_method:
         parser.error("--no-smote contradicts --smote-method")
+    if args.output == "-":
+        parser.error("--output: found -, expected a file; a model does not go to standard output")
+    _check_files(parser, args, "X-train y-train preprocessor", "output")
 
     def _train() -> None:
         from mlops_project.config import BEST_MODEL, MODELS, PROCESSED, fold_groups, load_params, with_training
         from mlops_project.modeling import train as training
-        from mlops_project.preprocessing import load_preprocessor
+        from mlops_project.preprocessing import load_preprocessor, value_columns
         from mlops_project.schema import load_contract
 
         params = load_params()
@@ -378,8 +412,9 @@ def train(argv: list[str] | None = None) -> int:
         imbalance = (args.smote_method or sampler) if args.smote or args.smote_method else None if args.smote is None else "none"
         params = with_training(params, args.model, imbalance)
         contract = load_contract(params.data.contract)
-        X, y = _rows(args.X_train or PROCESSED / "Xtraintest.csv", args.y_train or PROCESSED / "ytraintest.csv", contract)
         preprocessor = load_preprocessor(args.preprocessor or MODELS / "preprocessor.joblib")
+        X_file, y_file = args.X_train or PROCESSED / "Xtraintest.csv", args.y_train or PROCESSED / "ytraintest.csv"
+        X, y = _rows(X_file, y_file, contract, value_columns(preprocessor).contract.features)
         settings = X, y, preprocessor, contract, params.train, params.models, fold_groups(params.prepare)
         output = Path(args.output or BEST_MODEL)
         result = training.train(*settings) if args.evaluate else None
@@ -461,18 +496,17 @@ def predict(argv: list[str] | None = None) -> int:
     parser.add_argument("--y-test", metavar="FILE", help="outcomes (default: data/processed/ytest.csv if --X-test is not given)")
     parser.add_argument("--output", metavar="FILE", help="write the predictions there; - is standard output")
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="rows to predict at a time (default: 1000; with outcomes all)"
+        "--batch-size", type=_count, metavar="N", help="rows to predict at a time (default: 1000; with outcomes all)"
     )
     parser.add_argument("--proba", action="store_true", help="also the probability of default and the score in points")
     parser.add_argument("--reasons", action="store_true", help="also the three columns that lower the score most")
     parser.add_argument("--save", action="store_true", help="write predictions/predictions.csv and evaluation_metrics.json there")
     args = parser.parse_args(argv)
-    if args.batch_size is not None and args.batch_size < 1:
-        parser.error(f"--batch-size: found {args.batch_size}, expected 1 or more")
+    _check_files(parser, args, "model X-test y-test", "output")
 
     def _predict() -> None:
         from mlops_project.config import PROCESSED
-        from mlops_project.files import read_table, write_json, write_table
+        from mlops_project.files import write_table
         from mlops_project.modeling import predict as predicting
         from mlops_project.modeling.model import load_model
 
@@ -480,6 +514,8 @@ def predict(argv: list[str] | None = None) -> int:
         y_file = args.y_test or (None if args.X_test else PROCESSED / "ytest.csv")
         X_file = args.X_test or PROCESSED / "Xtest.csv"
         outputs = [*([predicting.PREDICTED] if args.save else []), *([args.output] if args.output else [])]
+        names = ["standard output" if output == "-" else output for output in outputs]
+        written = f"{', '.join(names)} written" if names else "nothing written (--save and --output write)"
         reasons = 3 if args.reasons else 0
         if not y_file and outputs and "-" not in (args.X_test, args.output):
             from mlops_project.modeling.batch import BATCH_ROWS, predict_file
@@ -487,38 +523,51 @@ def predict(argv: list[str] | None = None) -> int:
             for output in outputs:
                 size = args.batch_size or BATCH_ROWS
                 rows = predict_file(model, args.model, X_file, output, batch_rows=size, details=args.proba, reasons=reasons)
-            _tell(f"{', '.join(outputs)} written: {rows} rows, {model.name}")
+            if args.save:
+                predicting.save_metrics(None)
+            _tell(f"{written}: {rows} rows, {model.name}")
             return
         if y_file:
-            X, y = _rows(X_file, y_file, model.contract)
+            X, y = _rows(X_file, y_file, model.contract, model.feature_names_in_)
         else:
-            X, y = read_table(X_file, model.contract.text_columns, named=False), None
+            X, y = _table(X_file, model.contract, model.feature_names_in_, named=False), None
         y_proba = predicting.p_good(model, X, args.batch_size)
         metrics = None if y is None else predicting.compare(model, X, y, y_proba)
         table = predicting.prediction_table(model, X, y_proba, y, details=args.proba, reasons=reasons)
         for output in outputs:
             write_table(table, output)
-        if args.save and metrics is not None:
-            write_json(metrics, predicting.PREDICTED_METRICS)
+        if args.save:
+            predicting.save_metrics(metrics)
         for name, value in (metrics or {}).items():
             print(f"{name:<20}{value:.3f}", file=sys.stderr if args.output == "-" else sys.stdout)
-        _tell(f"{', '.join(outputs) or 'nothing'} written: {len(X)} rows, {model.name}")
+        _tell(f"{written}: {len(X)} rows, {model.name}")
 
     return _run(_predict, verbose=args.verbose, log_level=logging.INFO)
 
 
-def _rows(X_file: str | Path, y_file: str | Path, contract: Contract) -> tuple[pd.DataFrame, pd.Series]:
-    """Rows and their outcomes, matched by applicant id."""
-    from mlops_project.errors import DataError
+def _table(file: str | Path, contract: Contract, columns: list[str], *, named: bool = True) -> pd.DataFrame:
+    """Rows that hold these columns."""
     from mlops_project.files import read_table
 
-    X, outcomes = read_table(X_file, contract.text_columns), read_table(y_file)
-    contract.require(outcomes.columns, [contract.target.name], str(y_file))
+    table = read_table(file, contract.text_columns, named=named)
+    contract.require(table.columns, columns, "standard input" if str(file) == "-" else str(file))
+    return table
+
+
+def _rows(X_file: str | Path, y_file: str | Path, contract: Contract, columns: list[str]) -> tuple[pd.DataFrame, pd.Series]:
+    """Rows that hold these columns and their outcomes, matched by applicant id."""
+    from mlops_project.errors import DataError
+
+    X, outcomes = _table(X_file, contract, columns), _table(y_file, contract, [contract.target.name])
+    for file, ids in ((X_file, X.index), (y_file, outcomes.index)):
+        if ids.has_duplicates:
+            raise DataError(f"{file}: found the applicant id {ids[ids.duplicated()][0]!r} twice, expected it once; drop a row")
     if absent := int((~X.index.isin(outcomes.index)).sum()):
         raise DataError(f"{y_file}: lacks the outcome of {absent} of {len(X)} rows of {X_file}; expected the same applicant ids")
     y = outcomes.loc[X.index, contract.target.name]
-    if not y.isin([0, 1]).all():
-        raise DataError(f"{y_file}: found {y[~y.isin([0, 1])].iloc[0]!r}, expected 1 (good) or 0 (bad) in {contract.target.name}")
+    if len(wrong := y[~y.isin([0, 1])]):
+        found = "an empty cell" if wrong.isna().iloc[0] else repr(str(wrong.iloc[0]))
+        raise DataError(f"{y_file}: found {found}, expected 1 (good) or 0 (bad) in {contract.target.name}")
     return X, y
 
 

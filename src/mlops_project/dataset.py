@@ -341,7 +341,8 @@ class Prepared(NamedTuple):
 def prepare(path: str | Path, contract: Contract, params: PrepareParams) -> Prepared:
     """Load, clean and split a raw file; ``-`` is CSV on standard input. Raises as `DataLoader`, `DataCleaner`, `DataSplitter`."""
     raw = DataLoader(contract).load(path)
-    applicants = DataCleaner(contract, params.duplicate_min_cells).clean(raw, str(path))
+    source = "standard input" if str(path) == "-" else str(path)
+    applicants = DataCleaner(contract, params.duplicate_min_cells).clean(raw, source)
     held_out = DataSplitter(params).held_out(applicants)
     return Prepared(applicants, held_out, applicants.report | {"split": split_report(applicants.target.to_numpy(), held_out)})
 

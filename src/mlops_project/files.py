@@ -167,6 +167,8 @@ def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: boo
         If pyarrow is needed and not there.
     """
     if str(path) == "-":
+        if sys.stdout is None:  # closed by the caller (`>&-`): pandas would write nowhere
+            raise PipelineError("standard output: is closed; leave it open, or name a file")
         table.to_csv(sys.stdout, index=index, lineterminator="\n")
         return
     with atomic_path(path) as temporary:
@@ -196,6 +198,7 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
     """
     import pandas as pd
 
+    name = "standard input" if str(path) == "-" else path
     try:
         # Only empty cells are missing: a category may be called "none" or "NA".
         as_text = dict.fromkeys([APPLICANT_ID, *text], str)
@@ -206,15 +209,19 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
             source = sys.stdin.buffer if str(path) == "-" else path
             table = pd.read_csv(source, dtype=as_text, keep_default_na=False, na_values=[""], low_memory=False)
     except ImportError:
-        raise DataError(f"{path}: {NEEDS_PYARROW}") from None
+        raise DataError(f"{name}: {NEEDS_PYARROW}") from None
     except FileNotFoundError:
-        raise DataError(f"{path}: not found; run `dvc repro` (or the stage that writes it) first") from None
+        raise DataError(f"{name}: not found; run `dvc repro` (or the stage that writes it) first") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(
+            f"{name}: cannot be read: {reason}; expected CSV in UTF-8 with commas, or a file that ends in .parquet, as"
+            " `dvc repro prepare` or `mlops-prepare-data --save` writes it"
+        ) from error
     if APPLICANT_ID not in table and named:
-        raise DataError(f"{path}: found columns {list(table.columns)[:5]}, expected {APPLICANT_ID!r}; rerun `dvc repro prepare`")
+        raise DataError(f"{name}: found columns {list(table.columns)[:5]}, expected {APPLICANT_ID!r}; rerun `dvc repro prepare`")
     if table.empty:
-        raise DataError(f"{path}: holds no rows; check metrics/prepare.json")
+        raise DataError(f"{name}: holds no rows; expected one or more, as `dvc repro prepare` writes them")
     if APPLICANT_ID in table:
         return table.set_index(APPLICANT_ID)
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="row"))

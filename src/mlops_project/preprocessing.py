@@ -79,10 +79,14 @@ def build_preprocessor(contract: Contract, params: FeaturizeParams) -> Pipeline:
     return Pipeline([*steps, ("rows", RowFeatures(contract, params.ratios, params.log)), ("features", features)])
 
 
+def shown_contract(contract: Contract, params: FeaturizeParams) -> Contract:
+    """Return the contract of what a model is shown: without protected columns if params say so."""
+    return contract.without(contract.protected) if params.without_protected else contract
+
+
 def fit_preprocessor(X: pd.DataFrame, contract: Contract, params: FeaturizeParams) -> Pipeline:
-    """Build the preprocessor, without protected columns if params say so, and fit it. Raises as `build_preprocessor`."""
-    if params.without_protected:
-        contract = contract.without(contract.protected)
+    """Build the preprocessor of the columns that `shown_contract` gives, and fit it. Raises as `build_preprocessor`."""
+    contract = shown_contract(contract, params)
     preprocessor = build_preprocessor(contract, params).fit(X)
     logger.info(
         "preprocessor: %d columns become %d features, fitted on %d rows",

@@ -54,22 +54,27 @@ def guarded(work: Callable[[], int | None], *, verbose: bool = False, hint: str 
     """
     try:
         code = work() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
         return code
     except PipelineError as error:
         logger.debug("traceback", exc_info=True) if not verbose else logger.exception("failed")
         print(f"error: {error}{hint}", file=sys.stderr)
         return error.exit_code if failed is None else failed
-    except BrokenPipeError:
-        # The reader has gone (`| head`): what is still in the buffer must not raise again when Python exits.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has gone (`| head`)
+        _discard_output()
         return 141
     except KeyboardInterrupt:
         print("interrupted; nothing half-written", file=sys.stderr)
         return 130
-    except MemoryError:
-        print("error: out of memory; try fewer rows or a machine with more memory", file=sys.stderr)
+    except (OSError, MemoryError) as error:
+        # Not of this code, but of the machine: standard output on a full disk, a folder without permission.
+        logger.debug("traceback", exc_info=True) if not verbose else logger.exception("failed")
+        _discard_output()
+        told = "out of memory; try fewer rows or a machine with more memory"
+        if isinstance(error, OSError):
+            told = f"{error.filename or 'standard output'}: {error.strerror or error}; check path, permissions and free space"
+        print(f"error: {told}{hint}", file=sys.stderr)
         return 1 if failed is None else failed
     except Exception as error:  # noqa: BLE001 - the last line of defence
         # A bug, not bad input: the traceback is what a report needs, so it is kept in the log file.
@@ -80,6 +85,12 @@ def guarded(work: Callable[[], int | None], *, verbose: bool = False, hint: str 
             file=sys.stderr,
         )
         return 70
+
+
+def _discard_output() -> None:
+    """Let what is still in the buffer not raise again when Python exits."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def recorded(work: Callable[[], None]) -> None:

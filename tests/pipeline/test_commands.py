@@ -3,15 +3,18 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlops_project import cli, config
@@ -168,6 +171,17 @@ def test_a_versioned_model_is_registered_and_predicts(quick):
         ("train", ["--X-train", "data/processed/Xtest.csv"], "data/processed/ytraintest.csv: lacks the outcome of"),
         ("train", ["--no-smote", "--smote-method", "SMOTE"], "--no-smote contradicts --smote-method"),
         ("train", ["--model", "best", "--no-evaluate", "--output", "x.joblib"], "best compares by cross-validation"),
+        ("train", ["--output", ""], "--output: found nothing, expected a value"),
+        ("train", ["--output", "-"], "--output: found -, expected a file"),
+        ("train", ["--X-train", "-", "--y-train", "-"], "--X-train and --y-train: standard input can be read once"),
+        ("prepare_data", ["--output-dir", "x"], "--output-dir: needs --save"),
+        ("prepare_features", ["--test", "x", "--output-train", "-", "--output-test", "-"], "both are -; choose another output"),
+        ("prepare_features", ["--train", "data/processed/ytraintest.csv"], "error: data/processed/ytraintest.csv: column(s)"),
+        ("train", ["--X-train", "data/processed/ytraintest.csv"], "error: data/processed/ytraintest.csv: column(s)"),
+        ("predict", ["--X-test", "data/processed/ytest.csv"], "error: data/processed/ytest.csv: column(s)"),
+        ("predict", ["--X-test", "a.csv", "--output", "./a.csv"], "--output and --X-test: both are ./a.csv"),
+        ("predict", ["--X-test", "data", "--output", "a.csv"], "error: data: is a folder"),
+        ("predict", ["--X-test", "data/processed/Xtest.csv", "--output", "data"], "error: data: is a folder"),
         ("predict", ["--batch-size", "0"], "--batch-size: found 0, expected 1 or more"),
         ("predict", ["--model", "models/preprocessor.joblib"], "expected a RiskModel of the train stage"),
     ],
@@ -180,6 +194,30 @@ def test_what_cannot_be_done_is_one_line(quick, workdir, monkeypatch, capsys, na
         code = end.code
     assert code != 0
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: [*rows, rows[1]], "' twice, expected it once"),
+        (lambda rows: [rows[0], rows[1][:-1], *rows[2:]], "found an empty cell, expected 1 (good) or 0 (bad)"),
+        (lambda rows: [rows[0], rows[1] + "x", *rows[2:]], "x', expected 1 (good) or 0 (bad)"),
+    ],
+)
+def test_outcomes_that_are_none_are_refused(quick, workdir, monkeypatch, capsys, change, message):
+    monkeypatch.chdir(quick.path)
+    rows = Path("data/processed/ytest.csv").read_text(encoding="utf-8").splitlines()
+    (workdir / "y.csv").write_text("\n".join(change(rows)) + "\n", encoding="utf-8")
+    assert cli.predict(["--X-test", "data/processed/Xtest.csv", "--y-test", f"{workdir}/y.csv"]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", ["data/processed/Xtest.csv", "-"])
+def test_figures_of_other_predictions_do_not_stay_beside_new_ones(quick, rows):
+    command(quick, "predict", "--save")
+    text = (quick.path / "data/processed/Xtest.csv").read_text(encoding="utf-8")
+    command(quick, "predict", "--X-test", rows, "--save", input=text)
+    assert [path.name for path in (quick.path / "predictions").iterdir()] == ["predictions.csv"]
 
 
 @pytest.mark.integration
@@ -264,20 +302,34 @@ def test_a_failing_step_stops_the_robust_script_and_keeps_its_exit_code(installe
 
 
 @pytest.mark.integration
-def test_a_stopped_robust_script_stops_its_step_and_says_so(installed, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "step"), [("run_pipeline.sh", "train_[0-9]*.log"), ("run_pipeline_robust.sh", "*/step3_train.log")]
+)
+def test_a_stopped_script_stops_its_step_and_says_so(installed, tmp_path, name, step):
     environment = {**ENV, "PYTHONPATH": str(installed.path / "src"), "PIPELINE_ON_FAILURE": f'touch "{tmp_path}/told"'}
-    command = [str(installed.path / "scripts/run_pipeline_robust.sh"), "svm"]
-    before = {*(installed.path / "logs").iterdir()}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment) as script:
+    before = {*(installed.path / "logs").glob(step)}
+    with subprocess.Popen([str(installed.path / "scripts" / name), "svm"], cwd=tmp_path, env=environment) as script:
         deadline = time.monotonic() + 120
-        while not (logs := [path for path in (installed.path / "logs").glob("*/step3_train.log") if path.parent not in before]):
+        while not (logs := {*(installed.path / "logs").glob(step)} - before):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        steps = psutil.Process(script.pid).children(recursive=True)
         script.send_signal(signal.SIGTERM)
         assert script.wait(20) == 143
-    text = (logs[0].parent / "pipeline.log").read_text(encoding="utf-8")
-    assert "[ERROR] failed with exit code 143" in text
+    assert steps
+    assert psutil.wait_procs(steps, timeout=20)[1] == []
     assert (tmp_path / "told").exists()
+    if "robust" in name:
+        text = (logs.pop().parent / "pipeline.log").read_text(encoding="utf-8")
+        assert "[ERROR] failed with exit code 143" in text
+
+
+@pytest.mark.parametrize("name", ["run_pipeline.sh", "run_pipeline_robust.sh"])
+@pytest.mark.parametrize("arguments", [["--model", "svm"], ["svm", "xgboost"]])
+def test_a_script_takes_one_model_and_nothing_else(installed, tmp_path, name, arguments):
+    done = run_script(installed, name, *arguments, elsewhere=tmp_path, check=False)
+    told = f"error: found {' '.join(arguments)}, expected the name of one model; see scripts/{name} --help\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
 def test_a_notice_goes_to_the_webhook(installed):
@@ -336,6 +388,13 @@ def test_a_missing_raw_file_is_named(installed, tmp_path, name):
     assert done.returncode == 1
     assert "missing in" in done.stdout + done.stderr
     assert "data/raw/german_credit_modified.csv" in done.stdout + done.stderr
+
+
+def test_every_command_is_completed():
+    with (ROOT / "pyproject.toml").open("rb") as stream:
+        commands = tomllib.load(stream)["project"]["scripts"]
+    text = (ROOT / "scripts/completion.bash").read_text(encoding="utf-8")
+    assert {*re.findall(r"mlops-[a-z-]+", text.split("complete -F")[1])} == commands.keys()
 
 
 def test_completion_knows_options_and_models(installed):

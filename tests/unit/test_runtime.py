@@ -22,6 +22,24 @@ def failing(error: BaseException):
     return work
 
 
+# --- standard output
+
+
+@pytest.mark.parametrize(
+    ("to", "told"),
+    [(">/dev/full", "error: standard output: No space left on device; "), (">&-", "error: standard output: is closed; ")],
+)
+def test_a_standard_output_that_takes_nothing_is_one_line(to: str, told: str, workdir: Path) -> None:
+    script = (
+        "import sys, pandas; from mlops_project.files import write_table; from mlops_project.runtime import guarded;"
+        "sys.exit(guarded(lambda: write_table(pandas.DataFrame({'x': [1]}), '-')))"
+    )
+    command = ["sh", "-c", f'"$@" {to}', "sh", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(told)
+
+
 # --- logging
 
 

@@ -122,7 +122,10 @@ def predict_file(
     """
     source, output = Path(source), Path(output)
     if not source.is_file():
-        raise DataError(f"{source}: no such file; expected a CSV or Parquet file")
+        found = "is a folder" if source.is_dir() else "no such file"
+        raise DataError(f"{source}: {found}; expected one CSV or Parquet file")
+    if output.is_dir():
+        raise PipelineError(f"{output}: is a folder; expected the name of a CSV or Parquet file")
     if output.suffix == ".parquet" or source.suffix == ".parquet":
         _need_pyarrow(output if output.suffix == ".parquet" else source)
     if output.exists() and output.samefile(source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,6 @@ from mlops_project.modeling.reasons import reason_codes
 from mlops_project.modeling.scale import log_odds
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mlops_project.modeling.model import RiskModel
     from mlops_project.modeling.reasons import Reason
     from mlops_project.modeling.scale import ScoreScale
@@ -57,8 +56,16 @@ def predict_and_evaluate(
     metrics = compare(model, X_test, y_test, y_proba)
     if save_predictions:
         write_table(prediction_table(model, X_test, y_proba, y_test), PREDICTED)
-        write_json(metrics, PREDICTED_METRICS)
+        save_metrics(metrics)
     return (y_proba > 0.5).astype(int), y_proba, metrics
+
+
+def save_metrics(metrics: dict[str, float] | None) -> None:
+    """Write the figures of the predictions that were saved; without any, those of earlier predictions go."""
+    if metrics is None:
+        Path(PREDICTED_METRICS).unlink(missing_ok=True)
+    else:
+        write_json(metrics, PREDICTED_METRICS)
 
 
 def p_good(model: RiskModel, X: pd.DataFrame, batch_size: int | None = None) -> np.ndarray:
