@@ -225,7 +225,7 @@ format: $(VENV)/dev.done ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Measure quality, speed, coverage and verdicts (minutes); prints tables
+benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage and verdicts (minutes); prints tables
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/coverage.py
