@@ -30,6 +30,7 @@ requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pypr
 		$(BIN)/python scripts/extra.py $$extra | $(COMPILE) -c requirements/core.txt - -o requirements/$$extra.txt || exit; done
 	$(COMPILE) -c requirements/core.txt -c requirements/report.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
 	for set in s3 ssh servers workflows; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done
+	$(COMPILE) -c requirements/core.txt requirements/bentoml.in -o requirements/bentoml.txt
 	$(BIN)/python scripts/extra.py serving | $(COMPILE) -c requirements/core.txt -c requirements/serving.txt - requirements/image.in -o requirements/image.txt
 	$(COMPILE) requirements/deploy.in -o requirements/deploy.txt
 	$(COMPILE) deploy/airflow/requirements.in -o deploy/airflow/requirements.txt
@@ -176,6 +177,15 @@ $(MLFLOW).done: $(VENV)/core.done requirements/core.txt requirements/mlflow.txt
 	@$(MLFLOW)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
+# A server to compare with.
+BENTOML := $(VENV)/bentoml
+$(BENTOML).done: $(VENV)/core.done requirements/core.txt requirements/bentoml.txt
+	@rm -rf $(BENTOML)
+	@$(BIN)/python -m venv $(BENTOML)
+	@for set in core bentoml; do sh scripts/install.sh $(BENTOML)/bin/python requirements/$$set.txt || exit; done
+	@$(BENTOML)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
 WORKFLOWS := $(VENV)/workflows
 $(WORKFLOWS).done: $(VENV)/core.done requirements/workflows.txt
 	@rm -rf $(WORKFLOWS)
@@ -223,13 +233,15 @@ format: $(VENV)/dev.done ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Measure quality, speed, coverage and verdicts (minutes); prints tables
+benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage and verdicts (minutes); prints tables
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/verdicts.py
 	$(BIN)/python benchmarks/scoring.py
-	$(BIN)/python benchmarks/serving.py
+
+benchmark-serving: $(VENV)/dev.done $(VENV)/serving.done $(MLFLOW).done $(BENTOML).done $(CLEAN) ## Measure the service beside others (needs wrk; ARGS=--quick)
+	@$(BIN)/python benchmarks/serving.py $(ARGS)
 
 clean: ## Remove the environment and what tools left behind (data, models and the DVC cache stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis htmlcov .coverage

@@ -66,8 +66,12 @@ class Parsed(NamedTuple):
     def _named(self, kinds: tuple[int, ...]) -> list[Sequence[str]]:
         if self.status is None:
             return [NOTHING] * len(self.values)
+        if len(self.values) <= FEW:
+            named = [[name for name, kind in zip(self.columns, row, strict=True) if kind in kinds] for row in self.status.tolist()]
+            return [names or NOTHING for names in named]
         out: list[Any] = [NOTHING] * len(self.values)
-        for row, column in zip(*(places.tolist() for places in np.nonzero(np.isin(self.status, kinds))), strict=True):
+        found = np.logical_or.reduce([self.status == kind for kind in kinds])
+        for row, column in zip(*(places.tolist() for places in np.nonzero(found)), strict=True):
             if out[row] is NOTHING:
                 out[row] = []
             out[row].append(self.columns[column])
@@ -299,14 +303,17 @@ class _Reader:
         if not PLAIN.issuperset(map(type, cells)):
             pairs = np.array([self.read(cell) for cell in cells])
             return pairs[:, 0], pairs[:, 1]
-        found = np.fromiter(map(self.known.get, cells), dtype=float, count=len(cells))  # None becomes NaN
-        if not np.isnan(found).any():
-            return found, 0
-        values = list(map(self.known.get, cells))
+        values = np.fromiter(map(self.known.get, cells), dtype=float, count=len(cells))  # None becomes NaN
+        unknown = np.flatnonzero(np.isnan(values)).tolist()
+        if not unknown:
+            return values, 0
         status = np.zeros(len(values), dtype=np.uint8)
-        for at in [at for at, value in enumerate(values) if value is None]:
-            refused = self.refused.get(cells[at])
-            values[at], status[at] = self.read(cells[at]) if refused is None else (math.nan, refused)
+        for at in unknown:
+            found = self.refused.get(cells[at])
+            if found is None:
+                values[at], status[at] = self.read(cells[at])
+            else:
+                status[at] = found
         return values, status
 
 
