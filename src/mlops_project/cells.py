@@ -21,7 +21,8 @@ VALID, MISSING, TOKEN, INVALID = range(4)
 EMPTY = ("", "nan", "<na>", "nat", "none")
 
 # Plain decimal notation only: float() would also take "1_000", "inf" and other scripts' digits.
-_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
+# No digit fits two places of the pattern: else a long cell of digits would be tried in all ways to part it.
+_NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
 
 
 class Cells(NamedTuple):

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import math
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -407,3 +408,11 @@ def test_weights_and_groups_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ContractError, match=message):
         write_contract(f"target: {{name: y, good: 1, bad: 0}}\ncolumns: {{{lines}}}\n")
+
+
+def test_a_long_cell_takes_no_longer_than_its_length(contract):
+    parser = contract.parser("alter")
+    begun = time.process_time()
+    for text in ("9" * 200_000 + "x", "9" * 200_000 + ".", "." + "9" * 200_000 + "e", "9" * 200_000):
+        assert parser.parse_cell(text)[1] == INVALID
+    assert time.process_time() - begun < 1

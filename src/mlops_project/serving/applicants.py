@@ -10,6 +10,8 @@ import csv
 import difflib
 import io
 import json
+import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -283,6 +285,8 @@ def read_arrow(body: bytes, kind: str, names: Names, max_rows: int) -> dict[str,
         _check_header(schema.names, names)
         _check_types(schema, pa)
         table = load()
+        # Offsets and lengths in a body are a caller's: unchecked they lead anywhere in the memory.
+        table.validate(full=True)
         return {name: cells(column, pa) for name, column in zip(table.column_names, table.columns, strict=True)}
     except pa.ArrowException as error:
         what = " ".join(str(error).split())[:200]
@@ -291,14 +295,28 @@ def read_arrow(body: bytes, kind: str, names: Names, max_rows: int) -> dict[str,
         raise Refusal(400, "Bad Request", f"the body cannot be read as {kind}: {' '.join(str(error).split())[:200]}") from None
 
 
+@cache
 def import_pyarrow() -> Any:
     """Return pyarrow, which is a large package and needed by few. Raises Refusal (501) if it is not there."""
+    # It would bring pandas if that is there, which a worker does not need.
+    sys.meta_path.insert(0, _NoPandas)
     try:
         import pyarrow as pa
         import pyarrow.ipc
+
+        pa.array([0])  # here it looks for pandas, once
     except ImportError:
         raise Refusal(501, "Not Implemented", f"Arrow and {NEEDS_PYARROW}; send JSON or CSV") from None
+    finally:
+        sys.meta_path.remove(_NoPandas)
     return pa
+
+
+class _NoPandas:
+    @staticmethod
+    def find_spec(name: str, *_: Any) -> None:
+        if name == "pandas":
+            raise ImportError(name)
 
 
 def _batches(reader: Any, limit: int, max_rows: int, pa: Any) -> Any:
