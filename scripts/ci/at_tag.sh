@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # Sourced: have what DVC has under the version tag TAG (credit-risk-model@v1.2.3), which must be checked out, on main and up to
 # date. Sets tag, name, version and commit.
 fail() {

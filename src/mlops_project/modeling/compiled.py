@@ -299,13 +299,14 @@ class _Reader:
         if not PLAIN.issuperset(map(type, cells)):
             pairs = np.array([self.read(cell) for cell in cells])
             return pairs[:, 0], pairs[:, 1]
+        found = np.fromiter(map(self.known.get, cells), dtype=float, count=len(cells))  # None becomes NaN
+        if not np.isnan(found).any():
+            return found, 0
         values = list(map(self.known.get, cells))
-        if None not in values:
-            return values, 0
         status = np.zeros(len(values), dtype=np.uint8)
         for at in [at for at, value in enumerate(values) if value is None]:
-            found = self.refused.get(cells[at])
-            values[at], status[at] = self.read(cells[at]) if found is None else (math.nan, found)
+            refused = self.refused.get(cells[at])
+            values[at], status[at] = self.read(cells[at]) if refused is None else (math.nan, refused)
         return values, status
 
 
