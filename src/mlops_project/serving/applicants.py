@@ -322,6 +322,7 @@ class _NoPandas:
 def _batches(reader: Any, limit: int, max_rows: int, pa: Any) -> Any:
     batches, n, size = [], 0, 0
     for batch in reader:
+        batch.validate(full=True)  # before its size is asked for, which reads the offsets
         n, size = n + batch.num_rows, size + batch.nbytes
         if n > max_rows or size > limit:
             _check_number(n, max_rows)
