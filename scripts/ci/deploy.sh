@@ -29,6 +29,7 @@ export KUBECONFIG=$folder/kubeconfig
 kubectl apply --filename "$folder/manifests.yaml"
 namespace=credit-risk-$overlay deployment=deployment/credit-risk-model
 if ! kubectl --namespace "$namespace" rollout status "$deployment" --timeout 5m; then
-    kubectl --namespace "$namespace" rollout undo "$deployment"
+    kubectl --namespace "$namespace" rollout undo "$deployment" \
+        || fail "$IMAGE@$DIGEST did not become ready in $namespace, and there is no version before"
     fail "$IMAGE@$DIGEST did not become ready in $namespace; the version before is back"
 fi
