@@ -129,7 +129,7 @@ tune: $(VENV)/tuning.done ## Search hyper-parameters, and say what that gains (M
 experiments: init ## Run the experiments of experiments.yaml and compare them with the params as they are (ONLY=NAME JOBS=1)
 	@$(BIN)/python scripts/experiment_pipeline.py $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs $(JOBS))
 
-## Steps of CI (.github/workflows, .gitlab-ci.yml; docs/ci.md)
+# Steps of CI (.github/workflows, .gitlab-ci.yml; docs/ci.md)
 CI_STEPS := ci-reproduce ci-review ci-push ci-release ci-image
 .PHONY: ci-setup $(CI_STEPS)
 ci-setup: $(VENV)/dev.done

@@ -208,6 +208,9 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
         else:
             source = sys.stdin.buffer if str(path) == "-" else path
             table = pd.read_csv(source, dtype=as_text, keep_default_na=False, na_values=[""], low_memory=False)
+            # Where all rows are longer than the header, pandas takes the first cells for an index and shifts the rest.
+            if not table.index.equals(pd.RangeIndex(len(table))):
+                raise ValueError("the rows have more cells than the header")  # noqa: TRY301
     except ImportError:
         raise DataError(f"{name}: {NEEDS_PYARROW}") from None
     except FileNotFoundError:

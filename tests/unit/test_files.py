@@ -236,6 +236,7 @@ def test_a_series_and_a_table_without_index(table: pd.DataFrame, tmp_path: Path)
         (b"", "cannot be read: No columns to parse from file; expected CSV in UTF-8"),
         (b"x\n1\n", "found columns ['x'], expected 'applicant_id'; rerun `dvc repro prepare`"),
         (b"applicant_id,x\n", "holds no rows; expected one or more"),
+        (b"applicant_id,x\n1,2,3\n4,5,6\n", "cannot be read: the rows have more cells than the header; expected CSV"),
         (b"applicant_id,x\n1,2,3,4\n1,2\n1,2,3,4,5\n", "cannot be read: Error tokenizing data"),
         (b"applicant_id,x\n1,\xff\n", "cannot be read: 'utf-8' codec"),
     ],

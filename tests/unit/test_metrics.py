@@ -3,11 +3,13 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as skm
 
+from mlops_project.errors import DataError
 from mlops_project.modeling.metrics import (
     CROSS_VALIDATED,
     RANKING_METRICS,
@@ -15,6 +17,7 @@ from mlops_project.modeling.metrics import (
     cross_validated_metrics,
     decision_metrics,
     expected_cost,
+    outcomes,
     rank,
     ranking_metrics,
 )
@@ -201,3 +204,13 @@ def test_bootstrap_weights_are_counts_of_draws_with_replacement() -> None:
     assert weights.var() == pytest.approx(1 - 1 / 60, abs=0.03)
     np.testing.assert_array_equal(bootstrap_weights(60, 400, seed=1), weights)
     assert (bootstrap_weights(60, 400, seed=2) != weights).any()
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [([1, 0], "outcomes: found 2 for 3 rows"), ([1, 0, np.nan], "found nan, expected 1"), ([1, 0, 2], "found 2, expected 1")],
+)
+def test_outcomes_that_are_none_are_refused(y: list[float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        outcomes(pd.Series(y), 3)
+    assert outcomes(pd.Series([1.0, 0.0, 1.0]), 3).tolist() == [1, 0, 1]

@@ -6,9 +6,14 @@ threshold. Plain metric names are scikit-learn's for class 1; what concerns the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from mlops_project.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Those that need no threshold come first.
 RANKING_METRICS = ("roc_auc", "gini", "ks", "average_precision", "brier", "log_loss")
@@ -26,6 +31,15 @@ CROSS_VALIDATED = (
     "geometric_mean",
 )
 HALF = 0.5
+
+
+def outcomes(y: pd.Series, n_rows: int) -> np.ndarray:
+    """Return 1 (good) or 0 (bad) per row, int of shape (n rows,). Raises DataError unless there is one for each of ``n_rows``."""
+    if len(y) != n_rows:
+        raise DataError(f"outcomes: found {len(y)} for {n_rows} rows, expected one for each; take rows and outcomes alike")
+    if not y.isin([0, 1]).all():
+        raise DataError(f"outcomes: found {y[~y.isin([0, 1])].iloc[0]!s}, expected 1 (good) or 0 (bad)")
+    return y.to_numpy(dtype=int)
 
 
 class Ranking(NamedTuple):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mlops_project.config import PROCESSED
 from mlops_project.files import APPLICANT_ID, write_json, write_table
-from mlops_project.modeling.metrics import cross_validated_metrics
+from mlops_project.modeling.metrics import cross_validated_metrics, outcomes
 from mlops_project.modeling.model import table_hash
 from mlops_project.modeling.reasons import reason_codes
 from mlops_project.modeling.scale import log_odds
@@ -51,7 +51,13 @@ def predict_and_evaluate(
         P(good).
     metrics : dict
         As in cross-validation, decisions at one half.
+
+    Raises
+    ------
+    DataError
+        If a column is absent, or outcomes are not one 1 or 0 per row.
     """
+    outcomes(y_test, len(X_test))  # checked before any work
     y_proba = p_good(model, X_test)
     metrics = compare(model, X_test, y_test, y_proba)
     if save_predictions:

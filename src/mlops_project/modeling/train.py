@@ -31,6 +31,7 @@ from mlops_project.modeling.cross_validation import CrossValidation, cross_valid
 from mlops_project.modeling.fitting import Fitter
 from mlops_project.modeling.folds import Fold, make_folds
 from mlops_project.modeling.manifest import write_manifest
+from mlops_project.modeling.metrics import outcomes
 from mlops_project.modeling.model import RiskModel, table_hash
 from mlops_project.modeling.models import DISPLAY_NAMES, build_models
 from mlops_project.modeling.reasons import make_reference
@@ -101,7 +102,7 @@ def train(
     DataError
         If there are too few rows of a class, or groups, for the folds, the model or the answer to imbalance.
     """
-    outcome = y.to_numpy(dtype=int)
+    outcome = outcomes(y, len(X))
     groups = None if group_column is None else X[group_column].astype(str).to_numpy()
     weight = contract.row_weights(X) if contract.weight else None
     candidates = build_models(models, params, value_columns(preprocessor))
@@ -143,7 +144,7 @@ def fit(
     candidates = build_models(models, params, value_columns(preprocessor))
     if params.model == "best":
         raise ParamsError("train.model=best compares by cross-validation; name a model, or evaluate")
-    outcome = y.to_numpy(dtype=int)
+    outcome = outcomes(y, len(X))
     groups = None if group_column is None else X[group_column].astype(str).to_numpy()
     weight = contract.row_weights(X) if contract.weight else None
     return _fit(params.model, candidates[params.model], X, outcome, preprocessor, contract, params, models, weight, groups)
