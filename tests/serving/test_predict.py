@@ -324,3 +324,31 @@ def test_request_ids_are_unique_and_made_here(client, good):
     assert len(ids) == 20
     assert all(re.fullmatch("[0-9a-f]{32}", found) for found in ids)
     assert answers[0].headers["x-request-id"] == answers[0].json["request_id"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: None,
+        lambda rows: rows[3].update(applicant_id="A-7"),
+        lambda rows: rows[3].pop("alter"),
+        lambda rows: rows[3].update(alter=True),
+        lambda rows: rows[3].update(alter="a: b"),
+        lambda rows: rows[3].update(alter=None, laufzeit="invalid", hoehe=1e300, kredit=1),
+    ],
+    ids=["valid", "reference", "gap", "truth value", "colon in a text", "dirty"],
+)
+def test_many_applicants_are_read_as_one_is(client, good, change):
+    rows = [dict(good) for _ in range(40)]
+    change(rows)
+    together = client.predict(rows).json["predictions"]
+    alone = [client.predict(row).json["predictions"][0] for row in rows]
+    for found, expected in zip(together, alone, strict=True):
+        for name in ("p_good", "probability_of_default", "score"):  # sums of many rows differ in the last digit
+            assert found.pop(name) == pytest.approx(expected.pop(name), rel=1e-12)
+        assert found == expected
+
+
+def test_a_key_twice_is_refused_among_many(client, good):
+    body = json.dumps([good] * 40).encode()
+    assert client.predict(body[:-2] + b', "alter": 30}]').status == 400

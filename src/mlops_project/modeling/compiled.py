@@ -67,7 +67,9 @@ class Parsed(NamedTuple):
         if self.status is None:
             return [NOTHING] * len(self.values)
         if len(self.values) <= FEW:
-            named = [[name for name, kind in zip(self.columns, row, strict=True) if kind in kinds] for row in self.status.tolist()]
+            named = [
+                [name for name, kind in zip(self.columns, row, strict=True) if kind in kinds] for row in self.status.tolist()
+            ]
             return [names or NOTHING for names in named]
         out: list[Any] = [NOTHING] * len(self.values)
         found = np.logical_or.reduce([self.status == kind for kind in kinds])

@@ -13,6 +13,8 @@ LARGEST_LOG_ODDS = 15.0
 
 def log_odds(p_good: Any) -> Any:
     """Return ln(P(good) / P(bad)) of a number or an array, cut off at ± `LARGEST_LOG_ODDS`."""
+    if isinstance(p_good, float) and 0 < p_good < 1:  # an eighth of the time
+        return min(max(math.log(p_good) - math.log1p(-p_good), -LARGEST_LOG_ODDS), LARGEST_LOG_ODDS)
     with np.errstate(divide="ignore"):
         found = np.log(p_good) - np.log1p(-p_good)
     return np.minimum(np.maximum(found, -LARGEST_LOG_ODDS), LARGEST_LOG_ODDS)  # half the time of np.clip for one row
