@@ -29,7 +29,7 @@ requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pypr
 	for extra in report tuning mlflow serving; do \
 		$(BIN)/python scripts/extra.py $$extra | $(COMPILE) -c requirements/core.txt - -o requirements/$$extra.txt || exit; done
 	$(COMPILE) -c requirements/core.txt -c requirements/report.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
-	for set in s3 ssh servers workflows; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done
+	for set in s3 ssh servers workflows api; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done
 	$(BIN)/python scripts/extra.py serving | $(COMPILE) -c requirements/core.txt -c requirements/serving.txt - requirements/image.in -o requirements/image.txt
 	$(COMPILE) requirements/deploy.in -o requirements/deploy.txt
 	$(COMPILE) deploy/airflow/requirements.in -o deploy/airflow/requirements.txt
@@ -191,7 +191,15 @@ $(DEPLOY).done: $(VENV)/core.done requirements/deploy.txt
 	@sh scripts/install.sh $(DEPLOY)/bin/python requirements/deploy.txt
 	@touch $@
 
-test-integration: $(VENV)/dev.done $(VENV)/serving.done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
+# Makes requests out of the OpenAPI document, in an environment of its own: what it brings is nobody else's business.
+API := $(VENV)/api
+$(API).done: $(VENV)/core.done requirements/api.txt
+	@rm -rf $(API)
+	@$(BIN)/python -m venv $(API)
+	@sh scripts/install.sh $(API)/bin/python requirements/api.txt
+	@touch $@
+
+test-integration: $(VENV)/dev.done $(VENV)/serving.done $(API).done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
 	@$(BIN)/python -m pytest -m integration || [ $$? -eq 5 ]
 
 test-cov: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests with a coverage report in htmlcov/

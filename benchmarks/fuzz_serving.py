@@ -154,7 +154,12 @@ TOKENS = [
 def documents(names: tuple[str, ...]) -> st.SearchStrategy[bytes]:
     """Return JSON, more or less what is expected."""
     fields = st.one_of(st.sampled_from(names), st.sampled_from(names), st.text(max_size=8))
-    values = st.one_of(CELLS, CELLS, st.sampled_from(["\ud800", math.nan, math.inf]), st.recursive(CELLS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(fields, inner)))
+    values = st.one_of(
+        CELLS,
+        CELLS,
+        st.sampled_from(["\ud800", math.nan, math.inf]),
+        st.recursive(CELLS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(fields, inner)),
+    )
     known = st.dictionaries(st.sampled_from(names), CELLS, max_size=8)
     strange = st.dictionaries(fields, values, max_size=4)
     return st.one_of(known, known, st.lists(known, max_size=4), strange, st.lists(known | strange, max_size=3), values).map(_json)
@@ -182,7 +187,9 @@ def broken(body: bytes, random: Random) -> bytes:
     """Cut, double, overwrite or insert parts of a body."""
     for _ in range(random.randint(1, 4)):
         start, length = random.randrange(len(body) + 1), random.choice((0, 0, 1, 2, 8, 40))
-        part = random.choice((random.choice(TOKENS), random.randbytes(random.randint(1, 3)), body[start : start + length] * 2, b""))
+        part = random.choice(
+            (random.choice(TOKENS), random.randbytes(random.randint(1, 3)), body[start : start + length] * 2, b"")
+        )
         body = body[:start] + part + body[start + length :]
     return body
 

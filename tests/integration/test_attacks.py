@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from running import VARIANTS, Running, put, train
 
 from mlops_project.files import APPLICANT_ID
 from mlops_project.serving import keys
 from mlops_project.serving.log import open_store
 from mlops_project.serving.predictions import export, inputs_of
+from running import VARIANTS, Running, put, train
 
 pytestmark = pytest.mark.integration
 
