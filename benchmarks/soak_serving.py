@@ -253,7 +253,7 @@ async def _run(
         if event == "kill":
             victims = running.workers()
             victims[min(victims)].kill()
-            while min(victims) in running.workers() or len(running.workers()) < len(victims):
+            while min(victims) in running.workers() or len(running.workers()) < len(victims):  # noqa: ASYNC110 - of other processes
                 await asyncio.sleep(0.02)
         else:
             folder, version = sources[next(order)]
@@ -311,9 +311,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = soak(Path(folder), **vars(args))
     total = sum(found.answers.values())
-    print(
-        f"{total} answers in {found.seconds:.0f} s ({total / found.seconds:.0f}/s), {args.connections} connections, {args.workers} workers"
-    )
+    print(f"{total} answers in {found.seconds:.0f} s ({total / found.seconds:.0f}/s)")
+    print(f"{args.connections} connections, {args.workers} workers")
     print(f"{found.swaps} models exchanged, {found.kills} workers killed, {found.broken} requests in hand lost and asked again")
     print("answers by status: " + ", ".join(f"{status}: {number}" for status, number in sorted(found.answers.items())))
     print("logged by model: " + ", ".join(f"{version[:12]}: {number}" for version, number in found.versions.items()))

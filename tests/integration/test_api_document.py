@@ -1,4 +1,4 @@
-"""The service does what its OpenAPI document says, by all checks of Schemathesis (an environment of its own: requirements/api.in)."""
+"""The service does what its OpenAPI document says, by all checks of Schemathesis, which has an environment of its own."""
 
 import os
 import re

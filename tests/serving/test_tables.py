@@ -74,10 +74,13 @@ def test_parquet_may_be_compressed(small, good, codec):
     assert small.predict(file(table(pa.array(["1"] * ROWS), good), compression=codec), kind=PARQUET).status == 200
 
 
-@pytest.mark.parametrize("options", [
-    {"compression": "zstd", "use_dictionary": False},
-    {"compression": "none", "use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "zstd", "use_dictionary": False},
+        {"compression": "none", "use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"},
+    ],
+)
 def test_parquet_that_unpacks_to_gigabytes_is_refused_and_takes_no_worker_along(small, good, options):
     """Two gigabytes of text in less than two megabytes, by a codec and by an encoding."""
     names = list(good)
@@ -129,11 +132,26 @@ def test_types_whose_size_says_nothing_or_that_are_no_cells_are_refused(small, g
 
 @pytest.mark.parametrize(
     ("kind", "cell"),
-    [(pa.int8(), 1), (pa.uint64(), 2**64 - 1), (pa.float16(), 1.5), (pa.float64(), float("nan")), (pa.bool_(), True), (pa.null(), None),
-     (pa.decimal128(38, 2), decimal.Decimal("1.25")), (pa.large_string(), "1"), (pa.dictionary(pa.int8(), pa.string()), "1"),
-     (pa.dictionary(pa.int32(), pa.int64()), 1), (pa.date32(), dt.date(2000, 1, 1)), (pa.timestamp("ns", "UTC"), 1), (pa.time64("us"), dt.time(1)),
-     (pa.date32(), 2**31 - 1), (pa.timestamp("s"), -(2**60)), (pa.dictionary(pa.int8(), pa.timestamp("ns")), 1), (pa.time64("ns"), 1)]
-)  # fmt: skip
+    [
+        (pa.int8(), 1),
+        (pa.uint64(), 2**64 - 1),
+        (pa.float16(), 1.5),
+        (pa.float64(), float("nan")),
+        (pa.bool_(), True),
+        (pa.null(), None),
+        (pa.decimal128(38, 2), decimal.Decimal("1.25")),
+        (pa.large_string(), "1"),
+        (pa.dictionary(pa.int8(), pa.string()), "1"),
+        (pa.dictionary(pa.int32(), pa.int64()), 1),
+        (pa.date32(), dt.date(2000, 1, 1)),
+        (pa.timestamp("ns", "UTC"), 1),
+        (pa.time64("us"), dt.time(1)),
+        (pa.date32(), 2**31 - 1),
+        (pa.timestamp("s"), -(2**60)),
+        (pa.dictionary(pa.int8(), pa.timestamp("ns")), 1),
+        (pa.time64("ns"), 1),
+    ],
+)
 def test_plain_types_are_cells_whatever_they_mean(small, good, kind, cell):
     answer = small.predict(stream(table(cells_of(cell, kind), good, 2)), kind=ARROW, headers={"accept": "application/json"})
     assert answer.status == 200, answer

@@ -314,7 +314,7 @@ class _NoPandas:
 def _batches(reader: Any, limit: int, max_rows: int, pa: Any) -> Any:
     batches, n, size = [], 0, 0
     for batch in reader:
-        # Offsets and lengths in a body are a caller's: unchecked they lead anywhere in the memory, even if only its size is asked.
+        # Offsets and lengths in a body are a caller's: unchecked they lead anywhere in the memory, even when a size is asked for.
         batch.validate(full=True)
         n, size = n + batch.num_rows, size + batch.nbytes
         if n > max_rows or size > limit:

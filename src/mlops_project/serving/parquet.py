@@ -1,7 +1,7 @@
 """Reads a Parquet file in a process of its own, which may die of it.
 
-``python -m mlops_project.serving.parquet ROWS BYTES`` takes a file from standard input and writes it as an Arrow stream. pyarrow ends
-the process over some damaged files, and a page of kilobytes can ask for gigabytes: here neither harms a worker.
+``python -m mlops_project.serving.parquet ROWS BYTES`` takes a file from standard input and writes it as an Arrow stream. pyarrow
+ends the process over some damaged files, and a page of kilobytes can ask for gigabytes: here neither harms a worker.
 """
 
 from __future__ import annotations
