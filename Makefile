@@ -29,7 +29,7 @@ requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pypr
 	for extra in report tuning mlflow serving parquet; do \
 		$(BIN)/python scripts/extra.py $$extra | $(COMPILE) -c requirements/core.txt - -o requirements/$$extra.txt || exit; done
 	$(COMPILE) -c requirements/core.txt -c requirements/report.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
-	for set in s3 ssh servers workflows; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done
+	for set in s3 ssh servers workflows api; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done
 	$(COMPILE) -c requirements/core.txt requirements/bentoml.in -o requirements/bentoml.txt
 	$(BIN)/python scripts/extra.py serving | $(COMPILE) -c requirements/core.txt -c requirements/serving.txt - requirements/image.in -o requirements/image.txt
 	$(COMPILE) requirements/deploy.in -o requirements/deploy.txt
@@ -208,7 +208,15 @@ $(PARQUET).done: $(VENV)/dev.done requirements/parquet.txt
 	@$(UV) pip install --quiet --target $(PARQUET) --require-hashes --no-deps -r requirements/parquet.txt
 	@touch $@
 
-test-integration: $(PARQUET).done $(VENV)/dev.done $(VENV)/serving.done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
+# Makes requests out of the OpenAPI document, in an environment of its own: what it brings is nobody else's business.
+API := $(VENV)/api
+$(API).done: $(VENV)/core.done requirements/api.txt
+	@rm -rf $(API)
+	@$(BIN)/python -m venv $(API)
+	@sh scripts/install.sh $(API)/bin/python requirements/api.txt
+	@touch $@
+
+test-integration: $(PARQUET).done $(VENV)/dev.done $(VENV)/serving.done $(API).done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
 	@$(BIN)/python -m pytest -m integration || [ $$? -eq 5 ]
 	@PYTHONPATH=$(PARQUET) $(BIN)/python -m pytest -n auto -k "parquet or arrow" tests/unit tests/model tests/serving || [ $$? -eq 5 ]
 

@@ -141,20 +141,64 @@ def _none(text: str) -> Any:
 
 
 CELLS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=20), st.integers(0, 100), st.integers().map(str),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=20),
+    st.integers(0, 100),
+    st.integers().map(str),
     st.sampled_from(["", " ", "1e400", "-0", "NaN", "٣", "1_0", "0x1", "1,5", "\x00", 10**400, -(10**20), 5e-324, 1e308]),
-)  # fmt: skip
+)
 # Parts that mean something to a parser, to break good bodies with.
 TOKENS = [
-    b"{", b"}", b"[", b"]", b":", b",", b'"', b"\\", b"\\u", b"\\ud800", b"null", b"true", b"NaN", b"Infinity", b"1e400", b"-", b"+", b".", b"e",
-    b"9" * 400, b"\x00", b"\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\n", b"\r", b";", b"\t", b"|", b"'", b"=1+1", b" " * 50, b"[" * 500, b"/*", b"#",
-]  # fmt: skip
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b":",
+    b",",
+    b'"',
+    b"\\",
+    b"\\u",
+    b"\\ud800",
+    b"null",
+    b"true",
+    b"NaN",
+    b"Infinity",
+    b"1e400",
+    b"-",
+    b"+",
+    b".",
+    b"e",
+    b"9" * 400,
+    b"\x00",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"\xed\xa0\x80",
+    b"\n",
+    b"\r",
+    b";",
+    b"\t",
+    b"|",
+    b"'",
+    b"=1+1",
+    b" " * 50,
+    b"[" * 500,
+    b"/*",
+    b"#",
+]
 
 
 def documents(names: tuple[str, ...]) -> st.SearchStrategy[bytes]:
     """Return JSON, more or less what is expected."""
     fields = st.one_of(st.sampled_from(names), st.sampled_from(names), st.text(max_size=8))
-    values = st.one_of(CELLS, CELLS, st.sampled_from(["\ud800", math.nan, math.inf]), st.recursive(CELLS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(fields, inner)))
+    values = st.one_of(
+        CELLS,
+        CELLS,
+        st.sampled_from(["\ud800", math.nan, math.inf]),
+        st.recursive(CELLS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(fields, inner)),
+    )
     known = st.dictionaries(st.sampled_from(names), CELLS, max_size=8)
     strange = st.dictionaries(fields, values, max_size=4)
     return st.one_of(known, known, st.lists(known, max_size=4), strange, st.lists(known | strange, max_size=3), values).map(_json)
@@ -182,7 +226,9 @@ def broken(body: bytes, random: Random) -> bytes:
     """Cut, double, overwrite or insert parts of a body."""
     for _ in range(random.randint(1, 4)):
         start, length = random.randrange(len(body) + 1), random.choice((0, 0, 1, 2, 8, 40))
-        part = random.choice((random.choice(TOKENS), random.randbytes(random.randint(1, 3)), body[start : start + length] * 2, b""))
+        part = random.choice(
+            (random.choice(TOKENS), random.randbytes(random.randint(1, 3)), body[start : start + length] * 2, b"")
+        )
         body = body[:start] + part + body[start + length :]
     return body
 
@@ -269,7 +315,9 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first %d inputs, the next has the next (0)" % ROUND)
+    parser.add_argument(
+        "--seed", type=int, default=0, help=f"of the first {ROUND} inputs, the next ones have the next (default: %(default)s)"
+    )
     args = parser.parse_args()
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

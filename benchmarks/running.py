@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from common import CLEAN_FILE, ROOT, environment
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from mlops_project.modeling.model import RiskModel
@@ -100,7 +101,7 @@ class Running:
             self.kill()
             raise
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+
 from running import VARIANTS, Running, dirty_rows, put, train
 
 # 1e-9 is what the parity gate allows a compiled model.
@@ -227,7 +228,9 @@ def soak(folder: Path, *, requests: int, swaps: int, kills: int, connections: in
     if "Traceback" in running.log():
         test.wrong.append("a traceback stands in the service's log")
     unlogged, logged, versions = test.unlogged(service / "var/predictions.db")
-    return Found(seconds, test.answers, test.wrong, test.broken, len(test.acknowledged), unlogged, logged, versions, memory, *done)
+    return Found(
+        seconds, test.answers, test.wrong, test.broken, len(test.acknowledged), unlogged, logged, versions, memory, *done
+    )
 
 
 async def _run(
@@ -236,7 +239,9 @@ async def _run(
     """Load, exchange and kill at even distances; return memory of workers, and how often it was done."""
     load = [asyncio.create_task(test.connection()) for _ in range(connections)]
     order = itertools.cycle([*list(sources)[1:], next(iter(sources))])
-    events = sorted([((i + 1) / (swaps + 1), "swap") for i in range(swaps)] + [((i + 0.6) / (kills + 0.2), "kill") for i in range(kills)])
+    events = sorted(
+        [((i + 1) / (swaps + 1), "swap") for i in range(swaps)] + [((i + 0.6) / (kills + 0.2), "kill") for i in range(kills)]
+    )
     first, done = 0.0, Counter[str]()
     for place, event in events:
         while test.begun < place * requests:
@@ -248,7 +253,7 @@ async def _run(
         if event == "kill":
             victims = running.workers()
             victims[min(victims)].kill()
-            while min(victims) in running.workers() or len(running.workers()) < len(victims):
+            while min(victims) in running.workers() or len(running.workers()) < len(victims):  # noqa: ASYNC110 - of other processes
                 await asyncio.sleep(0.02)
         else:
             folder, version = sources[next(order)]
@@ -306,7 +311,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = soak(Path(folder), **vars(args))
     total = sum(found.answers.values())
-    print(f"{total} answers in {found.seconds:.0f} s ({total / found.seconds:.0f}/s), {args.connections} connections, {args.workers} workers")
+    print(f"{total} answers in {found.seconds:.0f} s ({total / found.seconds:.0f}/s)")
+    print(f"{args.connections} connections, {args.workers} workers")
     print(f"{found.swaps} models exchanged, {found.kills} workers killed, {found.broken} requests in hand lost and asked again")
     print("answers by status: " + ", ".join(f"{status}: {number}" for status, number in sorted(found.answers.items())))
     print("logged by model: " + ", ".join(f"{version[:12]}: {number}" for version, number in found.versions.items()))

@@ -1,4 +1,4 @@
-"""Attacks on a running `mlops-serve`, over sockets. Each is refused by a problem detail, and the next good request is answered."""
+"""Attacks on a running `mlops-serve`, over sockets: each is refused by a problem detail, and the service goes on."""
 
 import contextlib
 import gzip
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from running import VARIANTS, Running, put, train
 
 from mlops_project.files import APPLICANT_ID
 from mlops_project.serving import keys
 from mlops_project.serving.log import open_store
 from mlops_project.serving.predictions import export, inputs_of
+from running import VARIANTS, Running, put, train
 
 pytestmark = pytest.mark.integration
 
@@ -196,9 +196,15 @@ def test_key_in_url(target):
     token = target.tokens["caller"]
     encoded = "".join(f"%{ord(sign):02x}" for sign in token)
     for path in (
-        f"/v1/predict?key={token}", f"/v1/predict?reasons={token}", f"/v1/predict?x={encoded}", f"/{token}",
-        "/v1/predict?api_key=x", "/v1/predict?access_token=x", "/v1/predict?%6bey=x", f"/v1/predict?{encoded.replace('%', '%25')}",
-    ):  # fmt: skip
+        f"/v1/predict?key={token}",
+        f"/v1/predict?reasons={token}",
+        f"/v1/predict?x={encoded}",
+        f"/{token}",
+        "/v1/predict?api_key=x",
+        "/v1/predict?access_token=x",
+        "/v1/predict?%6bey=x",
+        f"/v1/predict?{encoded.replace('%', '%25')}",
+    ):
         answer = refused(target.predict(target.good, path=path), 400, "a key in the URL")
         assert token not in answer.body.decode()
 
@@ -393,9 +399,19 @@ def test_duplicate_keys(target):
 
 
 @pytest.mark.parametrize(
-    "kind", ["", "text/plain", "application/xml", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
-             "application/json; charset=utf-16", "application/x-python-pickle", "application/json, text/csv", "x" * 5000]
-)  # fmt: skip
+    "kind",
+    [
+        "",
+        "text/plain",
+        "application/xml",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/json; charset=utf-16",
+        "application/x-python-pickle",
+        "application/json, text/csv",
+        "x" * 5000,
+    ],
+)
 def test_wrong_content_type(target, kind):
     answer = target.predict(target.good, target.bearer | ({"content-type": kind} if kind else {}))
     refused(answer, 415, "content type")
@@ -422,10 +438,18 @@ def test_csv_that_is_none(target):
     kind = target.bearer | {"content-type": "text/csv"}
     cells = ",".join(map(str, target.good.values()))
     for body, status in (
-        (f'{names}\n"{cells}', 422), (f"{names},{names}\n", 422), (f"{names}\n{cells},1\n", 422), (names, 422), ("", 400), ("\n\n", 400),
-        (f'{names}\n{"x" * 90_000}{"," * (len(target.good) - 1)}\n', 200), (f"{names}\n{cells}\n".replace(",", "\x00"), 422),
-        ('"' + "x" * 99_000, 422), ("x" * 99_000, 422), (";" * 99_000, 422),
-    ):  # fmt: skip
+        (f'{names}\n"{cells}', 422),
+        (f"{names},{names}\n", 422),
+        (f"{names}\n{cells},1\n", 422),
+        (names, 422),
+        ("", 400),
+        ("\n\n", 400),
+        (f"{names}\n{'x' * 90_000}{',' * (len(target.good) - 1)}\n", 200),
+        (f"{names}\n{cells}\n".replace(",", "\x00"), 422),
+        ('"' + "x" * 99_000, 422),
+        ("x" * 99_000, 422),
+        (";" * 99_000, 422),
+    ):
         answer = target.predict(body.encode(), kind)
         if status == 200:
             assert answer.status == 200, answer
@@ -455,8 +479,15 @@ def test_header_injection(target):
 
 
 def test_a_forged_host_and_forwarding_headers_change_nothing(target):
-    forged = {"host": "evil.example", "x-forwarded-host": "evil.example", "x-forwarded-for": "1.2.3.4\t", "x-original-url": "/v1/admin/reload",
-              "x-http-method-override": "DELETE", "x-request-id": "f" * 32, "content-type": "application/json"}  # fmt: skip
+    forged = {
+        "host": "evil.example",
+        "x-forwarded-host": "evil.example",
+        "x-forwarded-for": "1.2.3.4\t",
+        "x-original-url": "/v1/admin/reload",
+        "x-http-method-override": "DELETE",
+        "x-request-id": "f" * 32,
+        "content-type": "application/json",
+    }
     answer = target.predict(target.good, target.bearer | forged)
     assert answer.status == 200
     assert b"evil" not in answer.body
@@ -531,11 +562,31 @@ def test_sql_in_strings_stays_text(target, contract):
 
 
 @pytest.mark.parametrize(
-    "path", ["/static/../keys.json", "/static/..%2fkeys.json", "/static/%2e%2e/%2e%2e/etc/passwd", "/static/....//keys.json", "/static//etc/passwd",
-             "/static/..%5c..%5ckeys.json", "/static/%252e%252e%252fkeys.json", "/static/page.css%00.html", "/../../etc/passwd", "//etc/passwd",
-             "/v1/model/../../keys.json", "/v1/model/first", "/v1/model?name=../../keys.json", "/static/", "/var/predictions.db", "/.git/config",
-             "/static/%c0%ae%c0%ae/keys.json", "/static/" + "a" * 5000, "/v1/predict/", "/docs/../keys.json", "/openapi.json/../keys.json"]
-)  # fmt: skip
+    "path",
+    [
+        "/static/../keys.json",
+        "/static/..%2fkeys.json",
+        "/static/%2e%2e/%2e%2e/etc/passwd",
+        "/static/....//keys.json",
+        "/static//etc/passwd",
+        "/static/..%5c..%5ckeys.json",
+        "/static/%252e%252e%252fkeys.json",
+        "/static/page.css%00.html",
+        "/../../etc/passwd",
+        "//etc/passwd",
+        "/v1/model/../../keys.json",
+        "/v1/model/first",
+        "/v1/model?name=../../keys.json",
+        "/static/",
+        "/var/predictions.db",
+        "/.git/config",
+        "/static/%c0%ae%c0%ae/keys.json",
+        "/static/" + "a" * 5000,
+        "/v1/predict/",
+        "/docs/../keys.json",
+        "/openapi.json/../keys.json",
+    ],
+)
 def test_path_traversal(target, path):
     answer = target.ask("GET", path)
     assert b"root:" not in answer.body

@@ -10,6 +10,7 @@ import csv
 import difflib
 import io
 import json
+import struct
 import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from mlops_project.files import APPLICANT_ID, NEEDS_PYARROW
+from mlops_project.serving import parquet
 from mlops_project.serving.problems import Refusal
 
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ MAX_ERRORS = 20
 TABLE_BYTES = 4096
 # Digits from which on a whole number is read as a float: no contract's cell is that large.
 LONG = 300
-# A Parquet or Arrow table may be so many times as large as the body that it came in.
-MAX_EXPANSION = 100
+# Bytes that an applicant of an Arrow or Parquet table may take on average, where the body itself is not larger.
+ROW_BYTES = 1000
 
 Record = dict[str, str | int | float | bool | None]
 _records = msgspec.json.Decoder(list[Record] | Record).decode
@@ -301,34 +303,24 @@ def read_arrow(body: bytes, kind: str, names: Names, max_rows: int) -> dict[str,
     Raises
     ------
     Refusal
-        400 if it is none; 422 as `read_csv`, and if a column is of a nested type; 413 if it is much larger than its body; 501
-        if pyarrow is not installed.
+        400 if it is none; 422 as `read_csv`, and if a column is of another type than text, numbers or dates; 413 if it is much
+        larger than its body; 415 if an Arrow stream is compressed; 501 if pyarrow is not installed.
     """
     pa = import_pyarrow()
-    limit = MAX_EXPANSION * max(len(body), 1 << 20)
+    limit = max(len(body), ROW_BYTES * max_rows)
     try:
-        if kind == PARQUET:
-            from pyarrow import parquet
-
-            file = parquet.ParquetFile(pa.BufferReader(body))
-            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-            _check_number(file.metadata.num_rows, max_rows)
-            if sum(group.total_byte_size for group in groups) > limit:
-                raise Refusal(413, "Content Too Large", "the table is much larger than the file; send it in parts")
-            schema, load = file.schema_arrow, file.read
-        else:
-            reader = pa.ipc.open_stream(pa.BufferReader(body))
-            schema, load = reader.schema, lambda: _batches(reader, limit, max_rows, pa)
-        _check_header(schema.names, names)
-        _check_types(schema, pa)
-        table = load()
-        # Offsets and lengths in a body are a caller's: unchecked they lead anywhere in the memory.
-        table.validate(full=True)
-        return {name: cells(column, pa) for name, column in zip(table.column_names, table.columns, strict=True)}
+        stream = _parquet(body, max_rows, limit) if kind == PARQUET else body
+        if any(_is_compressed(message) for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(stream))):
+            raise Refusal(415, "Unsupported Media Type", "found compressed buffers, expected none")
+        reader = pa.ipc.open_stream(pa.BufferReader(stream))
+        _check_header(reader.schema.names, names)
+        _check_types(reader.schema, pa)
+        table = _batches(reader, limit, max_rows, pa)
+        return {name: cells(column, pa, limit) for name, column in zip(table.column_names, table.columns, strict=True)}
     except pa.ArrowException as error:
         what = " ".join(str(error).split())[:200]
         raise Refusal(400, "Bad Request", f"the body cannot be read as {kind}: {what}") from None
-    except (OSError, UnicodeDecodeError, OverflowError) as error:
+    except (OSError, ValueError, OverflowError, struct.error) as error:
         raise Refusal(400, "Bad Request", f"the body cannot be read as {kind}: {' '.join(str(error).split())[:200]}") from None
 
 
@@ -359,23 +351,92 @@ class _NoPandas:
 def _batches(reader: Any, limit: int, max_rows: int, pa: Any) -> Any:
     batches, n, size = [], 0, 0
     for batch in reader:
-        batch.validate(full=True)  # before its size is asked for, which reads the offsets
+        # Offsets and lengths in a body are a caller's: unchecked they lead anywhere in the memory, even when a size is asked for.
+        batch.validate(full=True)
         n, size = n + batch.num_rows, size + batch.nbytes
         if n > max_rows or size > limit:
             _check_number(n, max_rows)
-            raise Refusal(413, "Content Too Large", "the table is much larger than the body; send it in parts")
+            raise _much_larger()
         batches.append(batch)
     return pa.Table.from_batches(batches, reader.schema)
 
 
+def _parquet(body: bytes, max_rows: int, limit: int) -> bytes:
+    """Return a Parquet file as an Arrow stream. Raises Refusal."""
+    code, found = parquet.as_stream(body, max_rows, limit)
+    if code == parquet.TOO_MANY:
+        _check_number(int(found), max_rows)
+    if code == parquet.TOO_LARGE:
+        raise _much_larger()
+    if code:
+        raise Refusal(400, "Bad Request", f"the body cannot be read as {PARQUET}: {found.decode('ascii', 'replace').strip()}")
+    return found
+
+
+def _much_larger() -> Refusal:
+    return Refusal(413, "Content Too Large", "the table is much larger than the body; send it in parts")
+
+
+def _is_compressed(message: Any) -> bool:
+    """Whether a message of an Arrow stream holds compressed buffers, which would be unpacked before their size is known.
+
+    pyarrow does not tell. So the field ``compression`` is looked up as Arrow's Message.fbs has it.
+    """
+    content = message.metadata.to_pybytes()
+    batch = _field(content, struct.unpack_from("<I", content)[0], 2)
+    if message.type == "dictionary" and batch:
+        batch = _field(content, batch + struct.unpack_from("<I", content, batch)[0], 1)
+    elif message.type != "record batch":
+        return False
+    return bool(batch) and _field(content, batch + struct.unpack_from("<I", content, batch)[0], 3) > 0
+
+
+def _field(content: bytes, table: int, number: int) -> int:
+    """Return where a field of a FlatBuffers table stands, 0 if it is absent."""
+    fields = table - struct.unpack_from("<i", content, table)[0]
+    place = 4 + 2 * number
+    if place >= struct.unpack_from("<H", content, fields)[0]:
+        return 0
+    offset = struct.unpack_from("<H", content, fields + place)[0]
+    return table + offset if offset else 0
+
+
 def _check_types(schema: Any, pa: Any) -> None:
-    nested = pa.types.is_nested
-    if wrong := [field for field in schema if nested(field.type) or pa.types.is_binary(field.type)]:
+    """Refuse other columns than plain ones and dictionaries of these; views share bytes, so that their size says nothing."""
+    types = pa.types
+    plain = (
+        types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null, types.is_date,
+        types.is_timestamp, types.is_time, types.is_string, types.is_large_string,
+    )  # fmt: skip
+
+    def is_plain(kind: Any) -> bool:
+        return any(is_kind(kind.value_type if types.is_dictionary(kind) else kind) for is_kind in plain)
+
+    if wrong := [field for field in schema if not is_plain(field.type)]:
         raise invalid((None, field.name, f"found the type {field.type}, expected text, numbers or dates") for field in wrong)
 
 
-def cells(column: Any, pa: Any) -> Sequence[Any]:
-    """Return the cells of a column: a NumPy array where it holds plain numbers, else a list; null is None or NaN."""
+def cells(column: Any, pa: Any, limit: int) -> Sequence[Any]:
+    """Return the cells of a column: a NumPy array where it holds plain numbers, else a list; null is None or NaN.
+
+    Raises
+    ------
+    Refusal
+        413 if the texts of a dictionary are longer in all rows than ``limit``.
+    """
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return column.to_numpy()
-    return column.to_pylist()
+    if not pa.types.is_dictionary(column.type):
+        return _listed(column, pa)
+    found: list[Any] = []
+    for chunk in column.chunks:
+        values = [*_listed(chunk.dictionary, pa), None]
+        found += [values[-1 if code is None else code] for code in chunk.indices.to_pylist()]
+    if sum(len(cell) for cell in found if isinstance(cell, str)) > limit:
+        raise _much_larger()
+    return found
+
+
+def _listed(column: Any, pa: Any) -> list[Any]:
+    # Python knows no nanoseconds, no years beyond 9999 and not all time zones.
+    return (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()

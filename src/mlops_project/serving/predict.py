@@ -134,7 +134,7 @@ class Predict:
         served = service.models.current
         if served is None:
             raise Refusal(503, "Service Unavailable", "no model is loaded yet", [(b"retry-after", b"1")])
-        if len(body) > INLINE_BYTES or (top and not served.scorer.can_explain):
+        if len(body) > INLINE_BYTES or kind == PARQUET or (top and not served.scorer.can_explain):
             request_id, record, answer, n = await asyncio.to_thread(
                 predict, served, body, kind, answer_kind, top, service.settings.max_rows
             )
