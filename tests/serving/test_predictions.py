@@ -84,6 +84,16 @@ def test_numbers_beyond_floats_are_exported(log):
     assert (row["input_age"], row["input_n"]) == ("Infinity", "123456789012345678901234567890")
 
 
+def test_one_endless_number_does_not_make_the_log_unreadable(log):
+    endless = msgspec.structs.replace(record({}, ("anna",)), inputs=b'{"age": -' + b"9" * 10_000 + b"}")
+    several = msgspec.structs.replace(record([{}, {}], ("berta", None)), inputs=b'[{"age": ' + b"9" * 10_000 + b'}, {"age": 2}]')
+    append(log, endless, several, record({"age": 1}))
+    assert [row["input_age"] for row in exported()] == ["-Infinity", "Infinity", "2", "1"]
+    for name in ("anna", "berta"):
+        assert main(["delete", "--applicant", name]) == 0
+    assert [row["input_age"] for row in exported()] == ["2", "1"]
+
+
 def test_an_empty_log_is_exported_with_its_header(log):
     assert exported() == []
     assert Path("out.csv").read_text(encoding="utf-8").startswith("request_id,position,time,")

@@ -38,6 +38,8 @@ PRUNE_EVERY, PRUNE_AT_ONCE = 3600.0, 200
 READ_AT_ONCE = 20
 # Inputs of many applicants shrink to a seventh; results, which are digits, would cost as much for an eighth of that gain.
 COMPRESS_BYTES = 4096
+# Characters from which on a logged whole number is read as a float.
+LONG = 300
 
 logger = logging.getLogger(__name__)
 
@@ -480,7 +482,8 @@ def decoded_json(content: bytes) -> Any:
     try:
         return msgspec.json.decode(content)
     except msgspec.DecodeError:
-        return json.loads(content)
+        # Python turns no text of more than 4,300 digits into a whole number.
+        return json.loads(content, parse_int=lambda text: int(text) if len(text) < LONG else float(text))
 
 
 class SqliteStore(Store):
