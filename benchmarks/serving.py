@@ -55,6 +55,7 @@ RESTARTS = 5
 SAME = {"default": 1e-9, "xgboost": 1e-6}
 READY, RESIDENT = 2.0, 120.0
 HEADER = ("model", "what", "ours", "beside", "its", "ratio", "from", "to", "bar", "verdict", "CPU µs", "its")
+STARTS = ("model", "server", "start to first answer, s", "worker, s", "bar", "verdict", "resident MB", "bar", "verdict")
 
 
 @dataclass
@@ -145,8 +146,7 @@ def main() -> int:
         if not (VENV / name / "bin" / name).exists():
             sys.exit(f"{VENV / name}: not found; `make benchmark-serving` makes it")
     rounds, seconds = (3, 1.0) if args.quick else (args.rounds, args.seconds)
-    rows: list[list[str]] = []
-    starts: list[list[str]] = []
+    missed = False
     with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
         folder = Path(temporary)
         applicants = dirty_records()
@@ -154,15 +154,17 @@ def main() -> int:
             files = fit_model(model, folder)
             with running(servers(model, files, folder), folder) as found:
                 check_same(found, applicants, SAME[model])
-                for case in CASES[model]:
-                    rows += measure(model, case, found, applicants, folder, rounds, seconds)
-                starts += beginnings(model, found)
-    print_table(HEADER, rows)
-    print()
-    print_table(
-        ("model", "server", "start to first answer, s", "worker, s", "bar", "verdict", "resident MB", "bar", "verdict"), starts
-    )
-    return int(any("FAIL" in row for row in [*rows, *starts]))
+                lines = [
+                    line for case in CASES[model] for line in measure(model, case, found, applicants, folder, rounds, seconds)
+                ]
+                starts = beginnings(model, found)
+            # Each model's tables as soon as they are there.
+            print_table(HEADER, lines)
+            print()
+            print_table(STARTS, starts)
+            print()
+            missed |= any("FAIL" in line for line in [*lines, *starts])
+    return int(missed)
 
 
 # --- Models and applicants
@@ -387,7 +389,7 @@ def ask_long(server: Server, path: str, bodies: Path, case: Case, seconds: float
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     used = cpu_seconds(server) - used
     if done.returncode:
-        sys.exit(f"wrk: {done.stdout}{done.stderr}")
+        sys.exit(f"wrk, asking {server.name} ({case.what}): exit code {done.returncode}\n{done.stdout}{done.stderr}")
     result = json.loads(done.stdout.splitlines()[-1])
     if not result["requests"] and seconds < MOST_SECONDS:
         return ask_long(server, path, bodies, case, MOST_SECONDS)
