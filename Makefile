@@ -157,7 +157,7 @@ CLEAN := data/raw/german_credit_original.csv
 $(CLEAN): | $(VENV)/core.done
 	@$(DVC) pull --quiet --remote embedded $@.dvc
 
-test: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests (no server, under 4 minutes)
+test: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests (no server, under 5 minutes)
 	@$(BIN)/python -m pytest -n auto -m "not integration"
 
 # Clients of S3 and SSH and a server of S3, in an environment of their own: the core works without them.

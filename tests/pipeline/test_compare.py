@@ -58,6 +58,7 @@ def test_a_commit_with_itself_is_no_change_and_passes_the_gate(base):
     assert base.git("status", "--porcelain") == "", "the comparison must not touch the workspace"
 
 
+@pytest.mark.integration
 def test_another_seed_is_within_noise(at_base):
     at_base.edit("params.yaml", "model: logistic_regression", "model: xgboost")
     at_base.dvc("repro", "--quiet")
@@ -124,6 +125,7 @@ class TestTheGateRefuses:
         at_base.commit("a better number")
         assert "metrics/evaluate.json is not what dvc.lock says of evaluate" in refused(at_base)
 
+    @pytest.mark.integration
     def test_metrics_and_lock_edited_alike(self, at_base):
         edit_metric(at_base)
         at_base.dvc("commit", "--force", "--quiet", "evaluate")

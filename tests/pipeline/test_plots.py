@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 
+
+@pytest.mark.integration
 def test_plots(clone):
     clone.repro("--pull")
     shown = json.loads(clone.dvc("plots", "show", "--json").stdout)["data"]

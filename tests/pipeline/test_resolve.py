@@ -35,6 +35,7 @@ def merging(clone):
     return clone
 
 
+@pytest.mark.integration
 def test_a_merge_of_two_runs_ends_with_a_lock_that_fits(merging):
     done = merging.run("git", "merge", "costly", check=False)
     assert done.returncode == 1
