@@ -218,7 +218,7 @@ $(API).done: $(VENV)/core.done requirements/api.txt
 
 test-integration: $(PARQUET).done $(VENV)/dev.done $(VENV)/serving.done $(API).done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
 	@$(BIN)/python -m pytest -m integration || [ $$? -eq 5 ]
-	@PYTHONPATH=$(PARQUET) $(BIN)/python -m pytest -n auto -k "parquet or arrow" tests/unit tests/model tests/serving || [ $$? -eq 5 ]
+	@PYTHONPATH=$(PARQUET) $(BIN)/python -m pytest -n auto -k "parquet or arrow or tables" -m "not integration" tests/unit tests/model tests/serving || [ $$? -eq 5 ]
 
 test-cov: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests with a coverage report in htmlcov/
 	@$(BIN)/python -m pytest -n auto -m "not integration" --cov=mlops_project --cov-report=term --cov-report=html
