@@ -241,6 +241,17 @@ class TuneParams(Strict, frozen=True):
     space: Space
 
 
+class RetrainingParams(Strict, frozen=True):
+    outcome_days: Annotated[float, Meta(ge=0, le=36500)]
+    max_bad_cells: Annotated[float, Meta(ge=0, le=1)]
+    min_outcomes: Count
+    require_approval: bool
+    reject_inference: Literal["none", "fuzzy"]
+    remote: Annotated[str, Meta(min_length=1)]
+    into: Annotated[str, Meta(min_length=1)] | None
+    serve: Annotated[str, Meta(min_length=1)] | None
+
+
 class Params(Strict, frozen=True):
     data: DataParams
     prepare: PrepareParams
@@ -249,6 +260,7 @@ class Params(Strict, frozen=True):
     models: ModelParams
     evaluate: EvaluateParams
     tune: TuneParams
+    retraining: RetrainingParams
 
 
 def load_params(path: str | Path = PARAMS_FILE) -> Params:
