@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -94,22 +95,12 @@ def dvc(tree: Path, *arguments: str) -> str:
 def git_in(tree: Path, *arguments: str, when: str | None = None) -> str:
     """Run Git in a copy or here, as nobody where it knows no name, at a date if one is given, and return what it prints."""
     known = os.environ.get("GIT_COMMITTER_EMAIL") or _config("user.email")
-    with _environment({"GIT_COMMITTER_DATE": when} if when else {}):
-        return git(*(() if known else NOBODY), "-C", str(tree), *arguments)
-
-
-@contextlib.contextmanager
-def _environment(more: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in more}
-    os.environ.update(more)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    command = ["git", *(() if known else NOBODY), "-C", str(tree), *arguments]
+    environment = os.environ | ({"GIT_COMMITTER_DATE": when} if when else {})
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise PipelineError(f"git {arguments[0]}: {' '.join(done.stderr.split())}")
+    return done.stdout
 
 
 def _config(key: str) -> str:

@@ -71,6 +71,18 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if (found := report.get("reject_inference")) is not None:
         yield ""
         yield from _rejects(found)
+    if (found := report.get("shadow")) is not None:
+        yield ""
+        yield from _shadow(found)
+
+
+def _shadow(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"In shadow: {found['scored']} predictions of the log scored by both, answered by the champion."
+    if found["scored"]:
+        yield (
+            f"  {found['decisions_changed']} decisions differ; approval rate {found['approval_rate']['champion']:.4f} ->"
+            f" {found['approval_rate']['challenger']:.4f}; P(good) differs by {found['mean_absolute_difference']:.4f} on average."
+        )
 
 
 def _population(report: Mapping[str, Any]) -> Iterator[str]:
