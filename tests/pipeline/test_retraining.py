@@ -115,7 +115,7 @@ def base(clone):
 @pytest.fixture
 def fresh(base, tmp_path):
     """The base with an empty Git remote and an empty DVC remote of its own."""
-    base.run("git", "init", "--quiet", "--bare", str(tmp_path / "origin.git"))
+    base.run("git", "init", "--quiet", "--bare", "--initial-branch", "main", str(tmp_path / "origin.git"))
     base.git("remote", "add", "origin", str(tmp_path / "origin.git"))
     base.git("push", "--quiet", "origin", "main")
     (tmp_path / "team").mkdir()
@@ -211,7 +211,7 @@ def test_a_challenger_waits_for_approval_in_shadow_and_is_promoted_by_another_jo
     # Another machine, as a job of CI.
     place = tmp_path / "job"
     fresh.run("git", "clone", "--quiet", str(tmp_path / "origin.git"), str(place))
-    (place / ".dvc/config.local").write_text(f"[core]\n    remote = team\n['remote \"team\"']\n    url = {tmp_path}/team\n")
+    shutil.copy(fresh.path / ".dvc/config.local", place / ".dvc/config.local")
     approve = (*COMMAND, "approve", run, "--into", "main")
     done = subprocess.run(
         approve, cwd=place, env=os.environ | {"PYTHONPATH": PACKAGE}, check=False, capture_output=True, text=True
