@@ -116,10 +116,9 @@ def test_cells_are_parsed_as_the_contract_parses_a_table(records: list[dict]) ->
     treated = [[name for name, s in zip(FEATURES, row, strict=True) if s in (TOKEN, INVALID)] for row in expected.status]
     missing = [[name for name, s in zip(FEATURES, row, strict=True) if s == MISSING] for row in expected.status]
     for parsed in (SCORER.parse(records), by_columns):
-        assert [list(row) for row in parsed.treated] == treated
-        assert [list(row) for row in parsed.missing] == missing
-    assert [list(parsed.treated[0]) for parsed in one_by_one] == treated
-    assert [list(parsed.missing[0]) for parsed in one_by_one] == missing
+        assert [[list(row) for row in rows] for rows in parsed.gaps()] == [treated, missing]
+    assert [list(parsed.gaps()[0][0]) for parsed in one_by_one] == treated
+    assert [list(parsed.gaps()[1][0]) for parsed in one_by_one] == missing
 
 
 @given(st.lists(st.floats(width=32) | st.integers(-(2**31), 2**31).map(float), min_size=1, max_size=9))
@@ -144,7 +143,7 @@ def test_what_is_no_cell_is_out_of_contract(strange: object) -> None:
     for n in (1, 9):
         parsed = SCORER.parse([{"grade": strange, "amount": 5}] * n)
         np.testing.assert_array_equal(parsed.values[:, :3], [[5.0, math.nan, math.nan]] * n)
-        assert parsed.treated == [["grade"]] * n
+        assert parsed.gaps()[0] == [["grade"]] * n
 
 
 def test_what_is_remembered_is_bounded() -> None:

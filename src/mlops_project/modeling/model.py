@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 # Not needed to define the class, but to load one: the pipeline inside holds these estimators.
 from mlops_project import features, files
 from mlops_project.modeling import ensemble, scorecard
-from mlops_project.modeling.reasons import Reason, Reference, contributions, name_reasons, reason_words
+from mlops_project.modeling.reasons import Reason, Reference, Wording, contributions
 from mlops_project.modeling.scale import log_odds
 from mlops_project.preprocessing import value_columns
 from mlops_project.schema import Contract  # noqa: TC001 - likewise
@@ -142,8 +142,8 @@ class RiskModel:
         among them where the model reads it; ``featurize.without_protected`` hides it from both.
         """
         cells, _, parts = self._explain(table)
-        words = reason_words(self.contract, value_columns(self.pipeline).names)
-        return name_reasons(words, cells, parts, self.scale.points_per_log_odds, top)
+        wording = Wording(self.contract, value_columns(self.pipeline).names)
+        return wording.reasons(cells, parts, self.scale.points_per_log_odds, top)
 
     def _explain(self, table: pd.DataFrame) -> tuple[np.ndarray, float, np.ndarray]:
         """Return parsed cells (ratios behind them), base and contributions."""

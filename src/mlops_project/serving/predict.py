@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from mlops_project.modeling.compiled import SETS
+from mlops_project.modeling.reasons import Reason
 from mlops_project.modeling.scale import log_odds
 from mlops_project.serving import applicants as bodies
 from mlops_project.serving.applicants import CSV, JSON, PARQUET, TYPES
@@ -32,16 +33,6 @@ if TYPE_CHECKING:
 MOST_REASONS = 20
 # Larger bodies are worked on in a thread, so that small requests need not wait for them.
 INLINE_BYTES = 32_768
-
-
-class Reason(msgspec.Struct, frozen=True, gc=False):
-    """Why a score is lower than the average applicant's."""
-
-    column: str
-    code: str
-    contribution: float
-    points: float
-    text: str
 
 
 class Prediction(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -65,6 +56,27 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     predictions: list[Prediction]
 
 
+class Predictions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What the model says of n applicants, by columns of n cells."""
+
+    p_good: list[float]
+    probability_of_default: list[float]
+    score: list[float]
+    decision: list[Literal["approve", "refuse"]]
+    conformal_set: list[list[Literal["good", "bad"]]]
+    treated_as_missing: list[list[str]]
+    missing: list[list[str]]
+    reasons: list[list[Reason]] | None = None
+
+
+class AnswerByColumn(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a request that came by columns."""
+
+    request_id: str
+    model_version: str
+    predictions: Predictions
+
+
 class Scored(NamedTuple):
     """Predictions as columns; of shape (n rows,) or as long."""
 
@@ -84,20 +96,25 @@ _encode = msgspec.json.Encoder().encode
 def score(served: Served, found: Applicants, top: int) -> Scored:
     """Score applicants, with up to ``top`` reasons each. One is worked on in plain numbers: arrays cost more than they do."""
     scorer = served.scorer
-    parsed = scorer.parse(found.records) if found.records is not None else scorer.parse_columns(found.columns or {})
+    if found.records is not None:
+        parsed = scorer.parse(found.records)
+    else:
+        parsed = scorer.parse_columns(found.columns or {}, plain=found.plain)
+    treated, missing = parsed.gaps()
     p_good = scorer.p_good(parsed.values)
-    reasons = [list(starmap(Reason, row)) for row in served.reasons(parsed.values, top)] if top else None
+    reasons = served.reasons(parsed.values, top) if top else None
     if found.n == 1 and scorer.policy is not None:
         p: float = p_good.item()
         policy: Any = scorer.policy
+        good, bad = policy.conformal_sets(p)
         return Scored(
             [p],
             [1 - policy.correct(p)],
             [float(scorer.scale.points(log_odds(p)))],
             ["approve" if policy.approved(p) else "refuse"],
-            [SETS[policy.conformal_sets(p)]],
-            parsed.treated,
-            parsed.missing,
+            [SETS[good + 2 * bad]],
+            treated,
+            missing,
             reasons,
         )
     return Scored(
@@ -106,8 +123,8 @@ def score(served: Served, found: Applicants, top: int) -> Scored:
         scorer.score(p_good).tolist(),
         scorer.decide(p_good).tolist(),
         scorer.conformal_sets(p_good),
-        parsed.treated,
-        parsed.missing,
+        treated,
+        missing,
         reasons,
     )
 
@@ -172,11 +189,13 @@ def predict(served: Served, body: bytes, kind: str, answer_kind: str, top: int, 
         found.n,
         found.references,
     )
-    return request_id, record, write(scored, answer_kind, request_id, version), found.n
+    return request_id, record, write(scored, answer_kind, request_id, version, by_column=found.by_column), found.n
 
 
-def write(scored: Scored, kind: str, request_id: str, version: str) -> bytes:
+def write(scored: Scored, kind: str, request_id: str, version: str, *, by_column: bool = False) -> bytes:
     """Return the body of an answer."""
+    if by_column and kind == JSON:
+        return _encode(AnswerByColumn(request_id, version, Predictions(*scored)))
     if kind == JSON:
         shown: tuple[Any, ...] = scored if scored.reasons is not None else scored[:-1]
         predictions = list(starmap(Prediction, zip(*shown, strict=True)))
