@@ -265,8 +265,9 @@ class CompiledScorer:
                 if value != value:  # noqa: PLR0124
                     status[i] = self._readers[i].status(cells[i])
             return values, status
-        values, statuses = zip(*map(_Reader.read, self._readers, cells), strict=True)
-        return list(values), bytearray(statuses) if any(statuses) else None
+        pairs = list(map(_Reader.read, self._readers, cells))
+        status = bytearray(kind for _, kind in pairs)
+        return [value for value, _ in pairs], status if any(status) else None
 
     def _parse_columns(self, columns: Sequence[Any], n_rows: int, plain: bool) -> Parsed:
         # Columns are read, and by most models scored, one by one: so each lies in one piece.

@@ -300,7 +300,7 @@ class Wording:
         points = points_per_log_odds * contributions
         keys = zip(
             worst[against].tolist(),
-            np.where(np.isnan(of_cells), None, of_cells).tolist(),
+            [None if cell != cell else cell for cell in of_cells.tolist()],  # noqa: PLR0124 - NaN is not equal to itself
             np.rint(-points).astype(int).tolist(),
             strict=True,
         )

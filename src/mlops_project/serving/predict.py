@@ -9,15 +9,17 @@ import asyncio
 import csv
 import io
 import time
+from collections.abc import Sequence  # noqa: TC003 - msgspec reads annotations
 from itertools import starmap
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl
 
 import msgspec
 import numpy as np
+from msgspec.structs import asdict, astuple
 
 from mlops_project.modeling.compiled import SETS
-from mlops_project.modeling.reasons import Reason
+from mlops_project.modeling.reasons import Reason  # noqa: TC001 - msgspec reads annotations
 from mlops_project.modeling.scale import log_odds
 from mlops_project.serving import applicants as bodies
 from mlops_project.serving.applicants import CSV, JSON, PARQUET, TYPES
@@ -62,10 +64,10 @@ class Predictions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     p_good: list[float]
     probability_of_default: list[float]
     score: list[float]
-    decision: list[Literal["approve", "refuse"]]
-    conformal_set: list[list[Literal["good", "bad"]]]
-    treated_as_missing: list[list[str]]
-    missing: list[list[str]]
+    decision: list[str]
+    conformal_set: list[list[str]]
+    treated_as_missing: list[Sequence[str]]
+    missing: list[Sequence[str]]
     reasons: list[list[Reason]] | None = None
 
 
@@ -77,23 +79,10 @@ class AnswerByColumn(msgspec.Struct, frozen=True, gc=False):
     predictions: Predictions
 
 
-class Scored(NamedTuple):
-    """Predictions as columns; of shape (n rows,) or as long."""
-
-    p_good: list[float]
-    probability_of_default: list[float]
-    score: list[float]
-    decision: list[str]
-    conformal_set: list[list[str]]
-    treated_as_missing: list[Any]
-    missing: list[Any]
-    reasons: list[list[Reason]] | None
-
-
 _encode = msgspec.json.Encoder().encode
 
 
-def score(served: Served, found: Applicants, top: int) -> Scored:
+def score(served: Served, found: Applicants, top: int) -> Predictions:
     """Score applicants, with up to ``top`` reasons each. One is worked on in plain numbers: arrays cost more than they do."""
     scorer = served.scorer
     if found.records is not None:
@@ -107,7 +96,7 @@ def score(served: Served, found: Applicants, top: int) -> Scored:
         p: float = p_good.item()
         policy: Any = scorer.policy
         good, bad = policy.conformal_sets(p)
-        return Scored(
+        return Predictions(
             [p],
             [1 - policy.correct(p)],
             [float(scorer.scale.points(log_odds(p)))],
@@ -117,7 +106,7 @@ def score(served: Served, found: Applicants, top: int) -> Scored:
             missing,
             reasons,
         )
-    return Scored(
+    return Predictions(
         p_good.tolist(),
         scorer.default_probability(p_good).tolist(),
         scorer.score(p_good).tolist(),
@@ -192,15 +181,15 @@ def predict(served: Served, body: bytes, kind: str, answer_kind: str, top: int, 
     return request_id, record, write(scored, answer_kind, request_id, version, by_column=found.by_column), found.n
 
 
-def write(scored: Scored, kind: str, request_id: str, version: str, *, by_column: bool = False) -> bytes:
+def write(scored: Predictions, kind: str, request_id: str, version: str, *, by_column: bool = False) -> bytes:
     """Return the body of an answer."""
     if by_column and kind == JSON:
-        return _encode(AnswerByColumn(request_id, version, Predictions(*scored)))
+        return _encode(AnswerByColumn(request_id, version, scored))
     if kind == JSON:
-        shown: tuple[Any, ...] = scored if scored.reasons is not None else scored[:-1]
+        shown = astuple(scored) if scored.reasons is not None else astuple(scored)[:-1]
         predictions = list(starmap(Prediction, zip(*shown, strict=True)))
         return _encode(Answer(request_id, version, predictions))
-    columns: dict[str, Any] = scored._asdict()
+    columns: dict[str, Any] = asdict(scored)
     for name in ("conformal_set", "treated_as_missing", "missing"):
         columns[name] = [" ".join(names) for names in columns[name]]
     reasons = columns.pop("reasons") or []
