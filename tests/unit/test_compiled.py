@@ -136,6 +136,8 @@ def test_a_truth_value_is_no_number_whoever_stands_beside_it() -> None:
         found = EVERY_KIND.parse("grade", pd.Series(cells, dtype=object)).values
         np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(EVERY_KIND.parse("flag", pd.Series([True, 1, False])).values, [0, math.nan, 1])
+    # Nor its neighbour's type: 1 is another code than 1.0 here.
+    np.testing.assert_array_equal(EVERY_KIND.parse("region", pd.Series([1, -999.0], dtype=object)).values, [2, math.nan])
 
 
 @pytest.mark.parametrize("strange", [[], [1], {}, {"a": 1}, b"1", 1 + 0j])
