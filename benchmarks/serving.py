@@ -8,7 +8,8 @@ empty         a FastAPI endpoint that does nothing
 
 Applicants are dirty as in raw files, numbers as JSON numbers, and a request is another one than that before it. Many go in the
 form of JSON that a server reads fastest: by columns to ours and BentoML, split to MLflow, as objects to the plain one. Before
-anything is measured all servers must give the same probabilities. The client is wrk, on the same machine; every answer must be a success.
+anything is measured all servers must give the same probabilities. The client is wrk, on the same machine; every answer must be
+a success.
 
 Within a round one server after the other is measured, so a ratio compares neighbours; the medians of these ratios are held
 against the bars. CPU is that of a server's processes per applicant: other work on the machine disturbs it least. Machines differ,
@@ -266,7 +267,8 @@ def servers(model: str, files: Path, folder: Path) -> list[Server]:
             {"PATH": os.pathsep.join([str(VENV / "mlflow/bin"), os.environ["PATH"]])}, ready="/ping",
         ),
         Server(
-            "BentoML", [*bento, "--host", "127.0.0.1", "--port", "{port}"], "/predict", lambda rows: {"applicants": by_column(rows)}, list,
+            "BentoML", [*bento, "--host", "127.0.0.1", "--port", "{port}"], "/predict",
+            lambda rows: {"applicants": by_column(rows)}, list,
             {**where, "BENTOML_HOME": str(files / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}, ready="/readyz",
         ),
         Server("empty", uvicorn("empty"), "/predict", lambda applicants: applicants, None, ready="/openapi.json"),
