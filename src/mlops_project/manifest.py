@@ -72,8 +72,7 @@ def write_manifest(path: str | Path, made_with: Iterable[str | Path] = ()) -> No
         content = _read(file, sys.maxsize - 1, ABSENT)
         files.append(Entry(name=file.name, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)))
     with atomic_path(manifest_path(path)) as temporary:
-        text = json.dumps(msgspec.to_builtins(Manifest(files=files)), indent=2) + "\n"
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(Manifest(files=files)), indent=2) + b"\n")
 
 
 def dump(estimator: Any, path: str | Path) -> None:

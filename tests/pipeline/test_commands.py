@@ -128,7 +128,7 @@ def test_command_api_and_stage_find_the_same(quick, sampler):
     quick.dvc("repro")
     assert results(quick) == by_command, "DVC stage and command"
     assert p_good(quick.path / "data/predictions/held_out.csv") == p_good(quick.path / "predictions/predictions.csv")
-    quick.git("checkout", "-q", "params.yaml", "dvc.lock", "metrics")
+    quick.git("checkout", "-q", "params.yaml", "dvc.lock", "metrics", "models")
     quick.dvc("checkout", "--force")
 
 
