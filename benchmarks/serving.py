@@ -204,8 +204,7 @@ def fit_model(name: str, folder: Path) -> Path:
     from msgspec.structs import replace
 
     from mlops_project.config import load_params
-    from mlops_project.files import dump
-    from mlops_project.modeling.manifest import write_manifest
+    from mlops_project.manifest import dump, write_manifest
     from mlops_project.modeling.policy import make_policy
     from mlops_project.modeling.train import fit
     from mlops_project.preprocessing import build_preprocessor
@@ -223,7 +222,6 @@ def fit_model(name: str, folder: Path) -> Path:
     # The pipeline takes out-of-fold probabilities; here the decisions do not matter.
     policy = make_policy(y, model.predict_proba(applicants.table)[:, 1], np.ones(len(y)), params.evaluate)
     (files / "policy.json").write_text(policy.to_json(), encoding="utf-8")
-    write_manifest(files / "model.joblib")
     write_manifest(files / "policy.json", [files / "model.joblib"])
     return files
 

@@ -11,8 +11,8 @@ import pytest
 
 from mlops_project.errors import PipelineError
 from mlops_project.files import read_yaml
+from mlops_project.manifest import write_manifest
 from mlops_project.modeling.compiled import CompiledScorer
-from mlops_project.modeling.manifest import write_manifest
 from mlops_project.serving import keys, loading, models, schema
 from mlops_project.serving.loading import load
 from mlops_project.serving.settings import read_settings

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 # Not needed to define the class, but to load one: the pipeline inside holds these estimators.
-from mlops_project import features, files
+from mlops_project import features
+from mlops_project.manifest import load
 from mlops_project.modeling import ensemble, scorecard
 from mlops_project.modeling.reasons import Reason, Reference, Wording, contributions
 from mlops_project.modeling.scale import log_odds
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RiskModel", "ensemble", "features", "load_model", "scorecard", "table_hash"]
 
+KIND = "a RiskModel of the train stage"
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "imbalanced-learn", "xgboost", "xgboost-cpu", "joblib")
 
 
@@ -164,13 +166,9 @@ def table_hash(table: pd.DataFrame, y: np.ndarray, contract: Contract) -> str:
     return digest.hexdigest()
 
 
-def load_model(path: str | Path, content: BinaryIO | None = None) -> RiskModel:
-    """Read a model that the train stage wrote, or what has been read of its file already.
-
-    Unpickling runs code: load only models of this repository's own pipeline; `manifest.load_verified` asks for proof. Raises
-    PipelineError if it is not one.
-    """
-    return files.load(path, lambda found: isinstance(found, RiskModel), "a RiskModel of the train stage", content)
+def load_model(path: str | Path, *, trust_file: bool = False) -> RiskModel:
+    """Read a model that the train stage wrote, if the manifest beside it names its SHA-256; parameters and errors as `load`."""
+    return load(path, RiskModel, KIND, trust_file=trust_file)
 
 
 def _version(package: str) -> str | None:

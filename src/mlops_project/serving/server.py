@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlops_project.errors import PipelineError
-from mlops_project.modeling.manifest import manifest_path, signature_path
+from mlops_project.manifest import manifest_path, signature_path
 from mlops_project.runtime import guarded
 from mlops_project.serving.guards import SafeFormatter
 from mlops_project.serving.settings import Settings, read_settings
