@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 # Dealt labels tell mean and standard deviation of what chance makes; so few do.
 DEALT = 200
@@ -61,15 +60,15 @@ def tell_apart(
     y = np.repeat([0.0, 1.0], [len(left), len(right)])
     labels = np.column_stack([y, *(rng.permutation(y) for _ in range(DEALT))])
     predicted = out_of_fold(encode(rows, coded), labels, fold_of(rows, folds, rng))
-    ranks = rankdata(predicted, axis=0)
     n, m = len(left), len(right)
-    areas = ((ranks * labels).sum(axis=0) - m * (m + 1) / 2) / (n * m)
-    roc_auc, chance = areas[0], areas[1:].std(ddof=1)
+    rank_sums = [mid_ranks(scores) @ label for scores, label in zip(predicted.T, labels.T, strict=True)]
+    roc_auc, *dealt = (np.array(rank_sums) - m * (m + 1) / 2) / (n * m)
+    chance = np.std(dealt, ddof=1)
     # DeLong takes the scores as given; folds that share rows vary more: by chance by so much.
     widening = max(chance / ((n + m + 1) / (12 * n * m)) ** 0.5, 1.0)
-    half = ndtri((1 + confidence) / 2) * widening * _standard_error(predicted[:, 0], ranks[:, 0], y == 1)
+    half = ndtri((1 + confidence) / 2) * widening * _standard_error(predicted[:, 0], y == 1)
     low, high = max(roc_auc - half, 0.0), min(roc_auc + half, 1.0)
-    return Told(float(roc_auc), float(low), float(high), float(areas[1:].mean()), float(chance), (n, m))
+    return Told(float(roc_auc), float(low), float(high), float(np.mean(dealt)), float(chance), (n, m))
 
 
 def encode(rows: np.ndarray, coded: np.ndarray) -> np.ndarray:
@@ -86,7 +85,7 @@ def encode(rows: np.ndarray, coded: np.ndarray) -> np.ndarray:
         if not is_coded:
             ranks = np.zeros(len(values))
             if not missing.all():
-                ranks[~missing] = rankdata(values[~missing]) / (~missing).sum() - 0.5
+                ranks[~missing] = mid_ranks(values[~missing]) / (~missing).sum() - 0.5
             parts.append(ranks[:, None] * 12**0.5)
         codes = np.unique(values[~missing]) if is_coded else []
         shown = np.column_stack([*(values == code for code in codes), missing]).astype(float)
@@ -126,10 +125,16 @@ def out_of_fold(X: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.ndarr
     return predicted
 
 
-def _standard_error(predicted: np.ndarray, ranks: np.ndarray, positive: np.ndarray) -> float:
+def mid_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1 on, shape (n,); equal values share the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]
+
+
+def _standard_error(scores: np.ndarray, positive: np.ndarray) -> float:
     """Standard error of the ROC-AUC (DeLong 1988), from the share of the other side that each row is above."""
-    total = 0.0
+    ranks, variance = mid_ranks(scores), 0.0
     for side in (positive, ~positive):
-        above = (ranks[side] - rankdata(predicted[side])) / (~side).sum()
-        total += above.var(ddof=1) / side.sum()
-    return total**0.5
+        above = (ranks[side] - mid_ranks(scores[side])) / (~side).sum()
+        variance += above.var(ddof=1) / side.sum()
+    return float(variance**0.5)
