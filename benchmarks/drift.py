@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from common import print_table
 
+from common import print_table
 from mlops_project.config import PREDICTIONS, PROCESSED, MonitoringParams, load_params
 from mlops_project.files import read_table
 from mlops_project.monitoring.drift import drift
@@ -49,7 +49,9 @@ def drawn(everybody: Rows, n: int, rng: np.random.Generator) -> Rows:
     )  # fmt: skip
 
 
-def shifts(contract: Contract, everybody: Rows) -> dict[str, tuple[str | None, Callable[[np.ndarray, np.random.Generator], None]]]:
+def shifts(
+    contract: Contract, everybody: Rows
+) -> dict[str, tuple[str | None, Callable[[np.ndarray, np.random.Generator], None]]]:
     """What moves, by name: which feature ought to be named, and a change of a window's values in place."""
     spread = np.nanstd(everybody.values, axis=0)
     places = {name: i for i, name in enumerate(contract.features)}
@@ -73,6 +75,17 @@ def shifts(contract: Contract, everybody: Rows) -> dict[str, tuple[str | None, C
 
         return change
 
+    def more(name: str) -> Callable[[np.ndarray, np.random.Generator], None]:
+        codes, counts = np.unique(everybody.values[:, places[name]], return_counts=True)
+        target = codes[~np.isnan(codes)][np.argmax(counts[~np.isnan(codes)])]
+
+        def change(values: np.ndarray, rng: np.random.Generator) -> None:
+            """Ten of a hundred rows get the most frequent code, whatever other one they had."""
+            column = values[:, places[name]]
+            column[rng.choice(np.flatnonzero(column != target), len(values) // 10, replace=False)] = target
+
+        return change
+
     def lost(values: np.ndarray, rng: np.random.Generator) -> None:
         values[rng.random(len(values)) < 0.05, places[numbers[0]]] = np.nan
 
@@ -80,7 +93,9 @@ def shifts(contract: Contract, everybody: Rows) -> dict[str, tuple[str | None, C
         values[:, places[numbers[0]]] = values[rng.permutation(len(values)), places[numbers[0]]]
 
     found = {f"{name} + {by} sd": (name, moved(name, by)) for by in (0.3, 0.5) for name in numbers}
-    found |= {f"{name}: 10 points change code": (name, recoded(name)) for name in contract.of_kind("nominal")[:3]}
+    nominal = contract.of_kind("nominal")[:4]
+    found |= {f"{name}: 10 points change code": (name, recoded(name)) for name in nominal}
+    found |= {f"{name}: 10 points more of a code": (name, more(name)) for name in nominal}
     found[f"{numbers[0]}: 5 points go missing"] = (numbers[0], lost)
     found[f"{numbers[0]}: as before, but related to nothing"] = (None, loosened)
     return found

@@ -1,8 +1,9 @@
-"""Has what comes in moved away from what the model was trained on?"""
+"""All tests of a window against the reference."""
 
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,16 @@ from mlops_project.errors import DataError
 from mlops_project.files import read_yaml
 from mlops_project.monitoring.classifier import tell_apart
 from mlops_project.monitoring.statistics import (
-    Bins, Simulated, calibrate, chi_square, kolmogorov_smirnov, population_stability_index, share_moved, share_rose, simulate,
+    Bins,
+    Simulated,
+    calibrate,
+    chi_square,
+    kolmogorov_smirnov,
+    largest_move,
+    population_stability_index,
+    share_moved,
+    share_rose,
+    simulate,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -67,7 +77,10 @@ def drift(reference: Rows, window: Rows, contract: Contract, params: MonitoringP
         bins = Bins.of_codes(list(codes)) if codes else Bins.of_numbers(old, params.bins)
         counts = bins.count(old), bins.count(new)
         ordered = column.kind != "nominal"
-        distribution = {"ks": _valid(kolmogorov_smirnov)} if ordered else {"chi_square": _valid(chi_square)}
+        if ordered:
+            distribution = {"ks": _valid(kolmogorov_smirnov)}
+        else:
+            distribution = {"chi_square": _valid(chi_square), "code": _valid(largest_move)}
         test(name, {"psi": _merged(bins), **distribution, "missing": share_moved}, *counts)
         outside = [
             np.array([rows.seen - rows.out_of_contract[i], rows.out_of_contract[i]]) for rows in (reference, window)
@@ -157,7 +170,7 @@ def _shares(bins: Bins, counts: tuple[np.ndarray, np.ndarray], codes: dict[float
     if codes is not None:
         labels = [*(codes[edge] for edge in edges), "other"]
     elif len(edges):
-        between = [f"{low:.4g} to {high:.4g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        between = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges)]
         labels = [f"up to {edges[0]:.4g}", *between, f"above {edges[-1]:.4g}"]
     else:
         labels = ["any"]

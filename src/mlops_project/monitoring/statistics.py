@@ -93,6 +93,15 @@ def chi_square(reference: np.ndarray, window: np.ndarray) -> np.ndarray:
     return np.where((n * m)[..., 0] > 0, found, 0.0)
 
 
+def largest_move(reference: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """Largest difference of a bin's share, in standard errors: where one bin of many moved, chi-square sees less."""
+    n, m = (np.maximum(counts.sum(axis=-1, keepdims=True), 1) for counts in (reference, window))
+    pooled = (reference + window) / (n + m)
+    variance = pooled * (1 - pooled) * (1 / n + 1 / m)
+    z = np.abs(reference / n - window / m) / np.sqrt(np.where(variance > 0, variance, np.inf))
+    return z.max(axis=-1)
+
+
 def share_moved(reference: np.ndarray, window: np.ndarray) -> np.ndarray:
     """By how much the share of the last bin differs."""
     return np.abs(_last_share(window) - _last_share(reference))

@@ -105,7 +105,9 @@ def _cleaned(path: Path, contract: Contract) -> tuple[np.ndarray, int]:
         counts = np.array([report["columns"][name]["out_of_contract"] for name in contract.features])
         return counts, int(report["rows"]["read"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: holds no counts of each feature ({type(error).__name__}); `dvc repro prepare` writes it") from None
+        raise DataError(
+            f"{path}: holds no counts of each feature ({type(error).__name__}); `dvc repro prepare` writes it"
+        ) from None
 
 
 def moment(text: str, now: datetime | None = None) -> datetime:
