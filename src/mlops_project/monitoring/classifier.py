@@ -87,7 +87,7 @@ def encode(rows: np.ndarray, coded: np.ndarray) -> np.ndarray:
             if not missing.all():
                 ranks[~missing] = mid_ranks(values[~missing]) / (~missing).sum() - 0.5
             parts.append(ranks[:, None] * 12**0.5)
-        codes = np.unique(values[~missing]) if is_coded else []
+        codes = np.unique(values[~missing]) if is_coded else np.array([])
         shown = np.column_stack([*(values == code for code in codes), missing]).astype(float)
         parts.append(shown - shown.mean(axis=0))
     return np.hstack(parts) / len(coded) ** 0.5

@@ -40,9 +40,9 @@ def _moment(text: str) -> datetime:
 def main(argv: list[str] | None = None) -> int:
     """`mlops-drift WINDOW`."""
     parser = argparse.ArgumentParser(
-        description="Compare a window of applicants with the rows that the model was trained on: each feature, the score, missing and\n"
-        "forbidden values, and all features together. Thresholds hold for all tests and the window's size (params.yaml,\n"
-        "monitoring). The window is an export of the prediction log, or a table with the contract's columns.",
+        description="Compare a window of applicants with the rows that the model was trained on: each feature, the score,\n"
+        "missing and forbidden cells, and all features together. Thresholds hold for all tests together and for this window's\n"
+        "size (params.yaml, monitoring). The window is an export of the prediction log, or a table with the contract's columns.",
         epilog="examples:\n"
         "  mlops-predictions export -o window.parquet && mlops-drift window.parquet --since 7d\n"
         "  mlops-drift new.csv --json drift.json --html drift.html\n"

@@ -75,7 +75,7 @@ def drift(reference: Rows, window: Rows, contract: Contract, params: MonitoringP
         column, old, new = contract.columns[name], reference.values[:, i], window.values[:, i]
         codes = contract.code_labels.get(name)
         bins = Bins.of_codes(list(codes)) if codes else Bins.of_numbers(old, params.bins)
-        counts = bins.count(old), bins.count(new)
+        counts = bins.rows_per_bin(old), bins.rows_per_bin(new)
         ordered = column.kind != "nominal"
         if ordered:
             distribution = {"ks": _valid(kolmogorov_smirnov)}
@@ -99,7 +99,7 @@ def drift(reference: Rows, window: Rows, contract: Contract, params: MonitoringP
     score = None
     if reference.p_good is not None and window.p_good is not None:
         bins = Bins.of_numbers(reference.p_good, params.bins)
-        counts = bins.count(reference.p_good), bins.count(window.p_good)
+        counts = bins.rows_per_bin(reference.p_good), bins.rows_per_bin(window.p_good)
         test(None, {SCORE_PSI: _merged(bins), SCORE_KS: _valid(kolmogorov_smirnov)}, *counts)
         score = {"bins": _shares(bins, counts, None)}
     coded = np.array([contract.columns[name].codes is not None for name in contract.features])
@@ -111,7 +111,7 @@ def drift(reference: Rows, window: Rows, contract: Contract, params: MonitoringP
     tests[None, CLASSIFIER] = Simulated(told.roc_auc, rng.normal(told.chance_mean, told.chance_deviation, params.simulations))
 
     found = calibrate(list(tests.values()), params.false_alarm_rate)
-    rows = [
+    verdicts = [
         {
             "feature": feature,
             "check": name,
@@ -131,7 +131,7 @@ def drift(reference: Rows, window: Rows, contract: Contract, params: MonitoringP
         "false_alarm_rate": params.false_alarm_rate,
         "simulations": params.simulations,
         "p_threshold": found.p_threshold,
-        "tests": rows,
+        "tests": verdicts,
         "features": features,
         "score": score,
         "classifier": {

@@ -37,7 +37,7 @@ def as_html(report: dict[str, Any]) -> str:
     moved = "".join(f"<li>{escape(line)}</li>" for line in found(report))
     told, test = report["classifier"], overall(report)[CLASSIFIER]
     kind = "alarm" if report["drift"] else ""
-    drawn = []
+    drawn: list[str] = []
     if report["score"] is not None:
         drawn.append(_figure("Score: P(good)", report["score"]["bins"], overall(report)[SCORE_PSI], str(len(drawn))))
     drawn += [

@@ -41,8 +41,8 @@ def found(report: dict[str, Any]) -> list[str]:
 def verdict(report: dict[str, Any]) -> str:
     """Say in one sentence what was found."""
     moved = sum(test["drift"] for test in report["tests"])
-    rate = f"of windows without drift {report['false_alarm_rate']:.3g} alarm"
-    return f"drift: {moved} of {len(report['tests'])} tests alarm ({rate})" if moved else f"no drift ({rate})"
+    rate = f"so do {100 * report['false_alarm_rate']:g} % of windows without drift"
+    return f"drift: {moved} of {len(report['tests'])} tests alarm ({rate})" if moved else "no drift"
 
 
 def as_text(report: dict[str, Any]) -> str:

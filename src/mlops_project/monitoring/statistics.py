@@ -44,7 +44,7 @@ class Bins(NamedTuple):
         edges = np.unique(np.asarray(codes, dtype=float))
         return cls(edges, np.arange(len(edges) + 1), edges)
 
-    def count(self, values: np.ndarray) -> np.ndarray:
+    def rows_per_bin(self, values: np.ndarray) -> np.ndarray:
         """Rows per fine bin, missing values (NaN) last; shape (n edges + 2,)."""
         last = len(self.edges) + 1
         return np.bincount(np.where(np.isnan(values), last, np.searchsorted(self.edges, values)), minlength=last + 1)
@@ -195,7 +195,7 @@ class _Tail:
     def __init__(self, draws: np.ndarray) -> None:
         self.sorted = np.sort(draws)
         mean, variance = draws.mean(), draws.var()
-        self.shape, self.scale = (mean**2 / variance, variance / mean) if variance > 0 else (0.0, 0.0)
+        self.shape, self.scale = (float(mean**2 / variance), float(variance / mean)) if variance > 0 else (0.0, 0.0)
         # A draw is compared with the others, as the value is with all.
         self.of_draws = np.maximum(self._share(draws) - 1 / len(draws), self._gamma(draws))
 
