@@ -202,12 +202,13 @@ format: $(VENV)/dev.done ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage and verdicts (minutes); prints tables
+benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage, verdicts and drift (minutes); prints tables
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/verdicts.py
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/drift.py
 
 clean: ## Remove the environment and what tools left behind (data, models and the DVC cache stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis htmlcov .coverage

@@ -119,6 +119,8 @@ def measure(
         alarms += report["drift"]
         named += any(test["drift"] and test["feature"] == feature for test in report["tests"])
         checks.update({test["check"] for test in report["tests"] if test["drift"]})
+        if (seed + 1) % 100 == 0:
+            print(f"{rows} rows: {alarms} of {seed + 1} windows alarm", file=sys.stderr)
     return alarms, named, (time.process_time() - start) / windows, checks
 
 

@@ -26,7 +26,7 @@ svg text { font: 10px system-ui, sans-serif; fill: var(--muted); } .old { fill: 
 .key span { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .9em; }
 .then { background: var(--old); } .now { background: var(--accent); }
 """
-BAR, GAP, LABEL, WIDTH = 8, 6, 108, 320
+BAR, GAP, LABEL, WIDTH = 8, 6, 124, 336
 
 
 def as_html(report: dict[str, Any]) -> str:
@@ -85,7 +85,7 @@ def _table(report: dict[str, Any]) -> str:
             _change(feature["missing"], tests["missing"]), _change(feature["out_of_contract"], tests["out_of_contract"]),
         ]  # fmt: skip
         named = f' <span class="muted">{escape(feature["english"])}</span>' if feature["english"] else ""
-        first = f'<th scope="row">{escape(feature["name"])}{named}</th><td>{escape(WORDS[other["check"]])}</td>'
+        first = f'<th scope="row">{escape(feature["name"])}{named}</th><td>{"KS" if "ks" in tests else "χ²"}</td>'
         rows.append(f"<tr>{first}{''.join(cells)}</tr>")
     head = ("Feature", "Test", "PSI (threshold)", "Test (threshold)", "One code (threshold)", "Missing", "Out of contract")
     titles = "".join(f'<th scope="col">{title}</th>' for title in head)
@@ -113,7 +113,7 @@ def _figure(title: str, bins: list[dict[str, Any]], psi: dict[str, Any], key: st
     parts = []
     for i, row in enumerate(bins):
         y = GAP + i * (2 * BAR + GAP)
-        label = row["label"] if len(row["label"]) <= 20 else row["label"][:19] + "…"
+        label = row["label"] if len(row["label"]) <= 21 else row["label"][:20] + "…"
         parts.append(f'<text x="{LABEL - 5}" y="{y + BAR + 3}" text-anchor="end">{escape(label)}</text>')
         for side, top, style in (("reference", y, "old"), ("window", y + BAR, "new")):
             width = row[side] * scale
