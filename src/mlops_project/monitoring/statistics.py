@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Steps of the Kolmogorov-Smirnov statistic: as many bins cost a tenth of sorting the values, and lose no power.
 STEPS = 100
+# Less variance is rounding.
+TINY = 1e-18
 
 
 class Bins(NamedTuple):
@@ -193,26 +195,31 @@ class _Tail:
     """
 
     def __init__(self, draws: np.ndarray) -> None:
+        n = len(draws)
         self.sorted = np.sort(draws)
-        mean, variance = draws.mean(), draws.var()
-        self.shape, self.scale = (float(mean**2 / variance), float(variance / mean)) if variance > 0 else (0.0, 0.0)
-        # A draw is compared with the others, as the value is with all.
-        self.of_draws = np.maximum(self._share(draws) - 1 / len(draws), self._gamma(draws))
+        self.mean, self.variance = float(draws.mean()), float(draws.var())
+        # A draw is held against the others, as the value is against all: with itself among them it would look less rare.
+        mean = (n * self.mean - draws) / (n - 1)
+        variance = (n * (self.variance + self.mean**2) - draws**2) / (n - 1) - mean**2
+        self.of_draws = np.maximum((n * self._share(draws) - 1) / (n - 1), _gamma_tail(draws, mean, variance))
 
     def _share(self, values: np.ndarray) -> np.ndarray:
         return 1 - np.searchsorted(self.sorted, values) / len(self.sorted)
 
-    def _gamma(self, values: np.ndarray) -> np.ndarray:
-        # Of what never varies nothing can be said.
-        return gammaincc(self.shape, values / self.scale) if self.scale else np.ones_like(values)
-
     def __call__(self, value: float) -> float:
         one = np.array([value])
-        return float(np.maximum(self._share(one), self._gamma(one))[0])
+        return float(np.maximum(self._share(one), _gamma_tail(one, self.mean, self.variance))[0])
 
     def inverse(self, p: float) -> float:
         """Return from which value on the tail is below ``p``."""
-        if not self.scale:
+        if self.variance < TINY:
             return float("inf")
         seen = self.sorted[len(self.sorted) - 1 - int(p * len(self.sorted))]
-        return max(float(seen), float(gammainccinv(self.shape, p)) * self.scale)
+        return max(float(seen), float(gammainccinv(self.mean**2 / self.variance, p)) * self.variance / self.mean)
+
+
+def _gamma_tail(values: np.ndarray, mean: np.ndarray | float, variance: np.ndarray | float) -> np.ndarray:
+    varies = np.asarray(variance) >= TINY
+    mean, variance = np.where(varies, mean, 1.0), np.where(varies, variance, 1.0)
+    # Of what never varies nothing can be said.
+    return np.where(varies, gammaincc(mean**2 / variance, values * mean / variance), 1.0)
