@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from mlops_project.monitoring.drift import CLASSIFIER, SCORE_PSI
-from mlops_project.monitoring.render import WORDS, by_feature, found, overall, verdict
+from mlops_project.monitoring.render import by_feature, found, overall, verdict
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1d1f; --muted: #6d7075; --grid: #dcdde0; --accent: #14558f; --paper: #fefefe;
