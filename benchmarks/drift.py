@@ -63,26 +63,18 @@ def shifts(
 
         return change
 
-    def recoded(name: str) -> Callable[[np.ndarray, np.random.Generator], None]:
+    def recoded(name: str, *, one: bool) -> Callable[[np.ndarray, np.random.Generator], None]:
+        """Ten of a hundred rows lose the most frequent code: to the second one, or to all others by their share."""
         codes, counts = np.unique(everybody.values[:, places[name]], return_counts=True)
-        source, target = (codes[~np.isnan(codes)][i] for i in np.argsort(-counts[~np.isnan(codes)])[:2])
+        counts = counts * ~np.isnan(codes)
+        most, second = np.argsort(-counts)[:2]
+        place = np.arange(len(codes))
+        others = np.where(place == second if one else place != most, counts, 0)
 
         def change(values: np.ndarray, rng: np.random.Generator) -> None:
-            """Ten of a hundred rows change from the most to the second most frequent code."""
             column = values[:, places[name]]
-            others = np.flatnonzero(column == source)
-            column[rng.choice(others, min(len(values) // 10, len(others)), replace=False)] = target
-
-        return change
-
-    def more(name: str) -> Callable[[np.ndarray, np.random.Generator], None]:
-        codes, counts = np.unique(everybody.values[:, places[name]], return_counts=True)
-        target = codes[~np.isnan(codes)][np.argmax(counts[~np.isnan(codes)])]
-
-        def change(values: np.ndarray, rng: np.random.Generator) -> None:
-            """Ten of a hundred rows get the most frequent code, whatever other one they had."""
-            column = values[:, places[name]]
-            column[rng.choice(np.flatnonzero(column != target), len(values) // 10, replace=False)] = target
+            chosen = rng.choice(np.flatnonzero(column == codes[most]), len(values) // 10, replace=False)
+            column[chosen] = rng.choice(codes, len(chosen), p=others / others.sum())
 
         return change
 
@@ -93,9 +85,10 @@ def shifts(
         values[:, places[numbers[0]]] = values[rng.permutation(len(values)), places[numbers[0]]]
 
     found = {f"{name} + {by} sd": (name, moved(name, by)) for by in (0.3, 0.5) for name in numbers}
-    nominal = contract.of_kind("nominal")[:4]
-    found |= {f"{name}: 10 points change code": (name, recoded(name)) for name in nominal}
-    found |= {f"{name}: 10 points more of a code": (name, more(name)) for name in nominal}
+    for name in contract.of_kind("nominal", "ordinal"):
+        share = np.unique_counts(everybody.values[:, places[name]]).counts.max() / len(everybody.values)
+        found[f"{name}: 10 points of {share:.0%} change to another code"] = name, recoded(name, one=True)
+        found[f"{name}: 10 points of {share:.0%} change to all others"] = name, recoded(name, one=False)
     found[f"{numbers[0]}: 5 points go missing"] = (numbers[0], lost)
     found[f"{numbers[0]}: as before, but related to nothing"] = (None, loosened)
     return found

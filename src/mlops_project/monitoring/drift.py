@@ -76,11 +76,10 @@ def drift(reference: Rows, window: Rows, contract: Contract, params: MonitoringP
         codes = contract.code_labels.get(name)
         bins = Bins.of_codes(list(codes)) if codes else Bins.of_numbers(old, params.bins)
         counts = bins.rows_per_bin(old), bins.rows_per_bin(new)
-        ordered = column.kind != "nominal"
-        if ordered:
-            distribution = {"ks": _valid(kolmogorov_smirnov)}
-        else:
-            distribution = {"chi_square": _valid(chi_square), "code": _valid(largest_move)}
+        # The order of nominal codes means nothing. One code that moved to both sides is not seen by Kolmogorov-Smirnov either.
+        distribution = {"chi_square": _valid(chi_square)} if column.kind == "nominal" else {"ks": _valid(kolmogorov_smirnov)}
+        if codes:
+            distribution["code"] = _valid(largest_move)
         test(name, {"psi": _merged(bins), **distribution, "missing": share_moved}, *counts)
         outside = [
             np.array([rows.seen - rows.out_of_contract[i], rows.out_of_contract[i]]) for rows in (reference, window)
