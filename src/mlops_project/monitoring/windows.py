@@ -1,17 +1,22 @@
-"""Reading what is compared: reference rows, and a window of what came in, from an export of the prediction log or a table.
+"""Reading what is compared: reference rows, and a window of what came in, from the prediction log, an export of it or a table.
 
-What this knows of the log is the format of `mlops-predictions export` (docs/monitoring.md): one row per prediction, what was
-sent in ``input_<column>``, what was answered in ``p_good``, when in ``time``, by which model in ``model_version``.
+An export (`mlops-predictions export`) has one row per prediction: what was sent in ``input_<column>``, what was answered in
+``p_good``, when in ``time``, by which model in ``model_version``.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
+import zlib
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -23,6 +28,7 @@ from mlops_project.files import NEEDS_PYARROW, read_table
 
 if TYPE_CHECKING:
     from mlops_project.schema import Contract
+    from mlops_project.serving.log import Record
 
 PREFIX = "input_"
 LOGGED = ("request_id", "time", "model_version", "p_good")
@@ -131,6 +137,7 @@ def read_window(
     since: datetime | None = None,
     until: datetime | None = None,
     model_version: str | None = None,
+    last: int | None = None,
 ) -> Rows:
     """Read a window: an export of the prediction log, or a table as `mlops-validate` takes it.
 
@@ -143,6 +150,8 @@ def read_window(
         Only predictions from the first up to but without the second; only for an export.
     model_version : str, optional
         Only predictions of the model whose version begins so; only for an export.
+    last : int, optional
+        At most so many predictions, the newest; only for an export.
 
     Raises
     ------
@@ -153,8 +162,8 @@ def read_window(
     header, read = _open(path)
     logged = [name for name in header if name.startswith(PREFIX) and name[len(PREFIX) :] in contract.features]
     if "request_id" not in header or not logged:
-        if since or until or model_version:
-            raise DataError(f"{path}: is no export of the prediction log, so it cannot be cut by time or model")
+        if since or until or model_version or last:
+            raise DataError(f"{path}: is no export of the prediction log, so it cannot be cut by time, number or model")
         table = DataLoader(contract).load(path, target=False)
         return rows_of(table, contract, source=str(path))
     if absent := [name for name in LOGGED if name not in header]:
@@ -171,25 +180,125 @@ def read_window(
         keep &= versions.str.startswith(model_version).to_numpy()
     if not keep.any():
         raise DataError(f"{path}: none of {len(table)} predictions is of this time and model; expected some")
-    table, times, versions = table[keep], times[keep], versions[keep]
+    by_time = times[keep].sort_values(kind="stable", na_position="first").index
+    newest = by_time[-last:] if last else by_time
+    table, times, versions = table.loc[newest], times[newest], versions[newest]
     # What no caller ever sent has no column: it was missing, as the model saw it.
-    cells = contract.parse_features(table.rename(columns=lambda name: name.removeprefix(PREFIX)).reindex(
-        columns=contract.features, fill_value=None
-    ))  # fmt: skip
+    table = table.rename(columns=lambda name: name.removeprefix(PREFIX))
+    inputs = table.reindex(columns=contract.features, fill_value=None)
     p_good = pd.to_numeric(table["p_good"], errors="coerce").to_numpy(dtype=float)
+    return _predictions(inputs, contract, p_good, str(path), times, versions)
+
+
+def _predictions(
+    inputs: pd.DataFrame, contract: Contract, p_good: np.ndarray, source: str, times: pd.Series, versions: pd.Series
+) -> Rows:
+    known = times.dropna()
     facts = {
-        "source": str(path),
-        "from": None if times.isna().all() else times.min().isoformat(),
-        "to": None if times.isna().all() else times.max().isoformat(),
+        "source": source,
+        "from": None if known.empty else known.min().isoformat(),
+        "to": None if known.empty else known.max().isoformat(),
         "model_versions": {str(version): int(count) for version, count in versions.value_counts().items()},
     }
-    return _rows(cells, p_good, facts, None)
+    return _rows(contract.parse_features(inputs), p_good, facts, None)
+
+
+class _Answers(msgspec.Struct, gc=False):
+    """What is read of a record's results."""
+
+    p_good: list[float | None]
+    decision: list[str | None]
+
+
+_answers = msgspec.json.Decoder(_Answers).decode
+
+
+def read_log(
+    url: str,
+    contract: Contract,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    model_version: str | None = None,
+    last: int | None = None,
+) -> Rows:
+    """Read a window out of the prediction log; the service may run.
+
+    Parameters
+    ----------
+    url : str
+        ``sqlite:///path`` or ``postgresql://…``.
+    contract : Contract
+    since, until, model_version, last
+        As for an export in `read_window`.
+
+    Raises
+    ------
+    LogError
+        If the log is absent or cannot be read.
+    DataError
+        If it holds no such prediction, or a record that the service did not write.
+    """
+    from mlops_project.serving.log import open_store
+
+    source = _shown(url)
+    cells: dict[str, list[Any]] = {name: [] for name in contract.features}
+    p_good: list[float | None] = []
+    stamps: list[tuple[float, str, int]] = []
+    first, end = since.timestamp() if since else 0.0, until.timestamp() if until else math.inf
+    with closing(open_store(url, create=False)) as store:
+        request_id = ""
+        try:
+            for record in store.recent(first, end):
+                request_id = record.request_id
+                if model_version and not record.model_version.startswith(model_version):
+                    continue
+                found = _take(record, cells, p_good)
+                stamps.append((record.time, record.model_version, found))
+                if last and len(p_good) >= last:
+                    break
+        except (msgspec.DecodeError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{source}: a record at or before request {request_id or 'none'} cannot be read ({type(error).__name__});"
+                " expected what the service writes"
+            ) from error
+    if not p_good:
+        raise DataError(f"{source}: holds no prediction of this time and model; expected some")
+    table = pd.DataFrame({name: pd.Series(column[:last], dtype=object) for name, column in cells.items()})
+    counts = [found for *_, found in stamps]
+    times = pd.to_datetime(pd.Series(np.repeat([when for when, *_ in stamps], counts)[:last]), unit="s", utc=True)
+    versions = pd.Series(np.repeat([version for _, version, _ in stamps], counts)[:last])
+    return _predictions(table, contract, np.array(p_good[:last], dtype=float), source, times, versions)
+
+
+def _take(record: Record, cells: dict[str, list[Any]], p_good: list[float | None]) -> int:
+    """Append the applicants of a record, but those that were deleted since; return their number."""
+    from mlops_project.serving.log import decoded_json
+
+    content, answers = decoded_json(record.inputs), _answers(record.results)
+    there = [i for i, decision in enumerate(answers.decision) if decision is not None]
+    if isinstance(content, dict) and not any(isinstance(column, list) for column in content.values()):
+        content = [content]
+    for name, column in cells.items():
+        if isinstance(content, list):
+            column.extend(content[i].get(name) for i in there)
+        else:
+            given = content.get(name, [None] * len(answers.decision))
+            column.extend(given[i] for i in there)
+    p_good += [answers.p_good[i] for i in there]
+    return len(there)
+
+
+def _shown(url: str) -> str:
+    """A log's URL without what may be secret."""
+    parts = urlsplit(url)
+    return url.partition(":///")[2] if parts.scheme == "sqlite" else f"{parts.hostname or ''}{parts.path}"
 
 
 def _open(path: Path) -> tuple[list[str], Any]:
     """Return a table's header, and what reads some of its columns."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected an export of the prediction log, or a table in CSV or Parquet")
+        raise DataError(f"{path}: no such file; expected a table or an export of the prediction log, in CSV or Parquet")
     if path.suffix != ".parquet":
         header, delimiter = csv_files.sniff(path, str(path), None)
         return header, lambda names: csv_files.read_columns(
