@@ -579,7 +579,7 @@ def test_both_sides_the_same_row_are_no_drift(place):
     for file in ("data/processed/Xtraintest.csv", "window.csv"):
         ids = pd.read_csv(file, dtype=str)["applicant_id"]
         first.loc[[0] * len(ids)].set_axis(ids).to_csv(file)
-    found = report("window.csv", code=0)
+    found = report("window.csv", "--html", "drift.html", "--prometheus", "drift.prom", code=0)
     assert found["classifier"]["roc_auc"] == 0.5
 
 

@@ -114,7 +114,10 @@ def out_of_fold(X: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.ndarr
     ndarray of shape (n, k)
         Larger where a 1 is likelier.
     """
-    kernel = ((1 + X @ X.T) ** 2).astype(np.float32)
+    X = X.astype(np.float32)
+    kernel = X @ X.T
+    kernel += 1
+    kernel *= kernel
     predicted = np.zeros(labels.shape)
     for number in np.unique(fold):
         held = fold == number
