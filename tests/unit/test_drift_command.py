@@ -1,6 +1,7 @@
 """`mlops-drift` on files: exports of a real prediction log and tables, what moved and what did not, and what it writes."""
 
 import asyncio
+import copy
 import json
 import re
 import sqlite3
@@ -12,10 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from msgspec import structs
 
-from mlops_project.files import write_table
+from mlops_project.files import dump, read_table, write_table
+from mlops_project.modeling.train import fit
 from mlops_project.monitoring.command import main
+from mlops_project.monitoring.scoring import p_good
 from mlops_project.monitoring.windows import _shown, moment, read_log, read_window
+from mlops_project.preprocessing import build_preprocessor
 from mlops_project.schema import Contract
 
 REFERENCE_ROWS = 500
@@ -316,6 +321,67 @@ def test_times_are_dates_or_spans():
     assert moment("90m", now) == moment("2026-03-07T22:30:00+00:00")
     with pytest.raises(ValueError, match="yesterday"):
         moment("yesterday")
+
+
+# --- scores of a table
+
+
+@pytest.fixture(scope="module")
+def model(_applicants, contract, params):
+    preprocessor = build_preprocessor(contract, params.featurize)
+    return fit(_applicants.table[:300], _applicants.target[:300], preprocessor, contract, params.train, params.models)
+
+
+@pytest.fixture
+def scored(place, model) -> Path:
+    """The folder with a model and its predictions of the reference."""
+    dump(model, place / "models/best_model.joblib")
+    reference = read_table("data/processed/Xtraintest.csv")
+    predictions = pd.DataFrame({"y_proba": model.predict_proba(reference)[:, 1]}, index=reference.index)
+    write_table(predictions, "data/predictions/out_of_fold.csv")
+    return place
+
+
+def test_the_model_scores_a_table_by_a_plan_that_is_kept(scored, model, contract):
+    found = report("window.csv", code=0)
+    assert sum(row["window"] for row in found["score"]["bins"]) == pytest.approx(1, abs=1e-4)
+    (plan,) = Path("var/drift").glob("*.npz")
+    table = pd.read_csv("window.csv", dtype=str, keep_default_na=False)
+    values = contract.parse_features(table).values
+    expected = model.predict_proba(table)[:, 1]
+    # Read, damaged and made anew.
+    for content in (plan.read_bytes(), b"damaged"):
+        plan.write_bytes(content)
+        np.testing.assert_allclose(p_good(Path("models/best_model.joblib"), values, table, contract), expected, atol=1e-9)
+    assert plan.read_bytes() != b"damaged"
+    assert report("window.csv", code=0) == found
+
+
+def test_another_model_gets_another_plan(scored, model, contract):
+    report("window.csv", code=0)
+    before = list(Path("var/drift").glob("*.npz"))
+    other = copy.copy(model)
+    other.name = "other"
+    dump(other, "models/best_model.joblib")
+    report("window.csv", code=0)
+    assert len(before) == len(list(Path("var/drift").glob("*.npz"))) == 1
+    assert before != list(Path("var/drift").glob("*.npz"))
+
+
+def test_a_model_of_another_contract_reads_the_cells_itself(scored, model, contract):
+    """Its contract allows what this one forbids, or the other way round."""
+    name = first_of(contract, "numeric")
+    narrow = structs.replace(contract.columns[name], range=[0, 20])
+    other = structs.replace(contract, columns=contract.columns | {name: narrow})
+    table = pd.read_csv("window.csv", dtype=str, keep_default_na=False)
+    values = other.parse_features(table).values
+    found = p_good(Path("models/best_model.joblib"), values, table, other)
+    np.testing.assert_allclose(found, model.predict_proba(table)[:, 1], atol=1e-9)
+
+
+def test_scores_are_left_out_where_nobody_asks_for_them(scored):
+    assert report("window.csv", "--no-scores", code=0)["score"] is None
+    assert not Path("var").exists()
 
 
 # --- what it writes

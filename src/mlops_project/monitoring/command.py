@@ -7,7 +7,6 @@ import gc
 
 gc.disable()  # while importing, and until the end: it would collect nothing
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -21,10 +20,6 @@ from mlops_project.runtime import guarded, setup_logging
 if TYPE_CHECKING:
     from datetime import datetime
 
-    import numpy as np
-    import pandas as pd
-
-    from mlops_project.modeling.model import RiskModel
     from mlops_project.monitoring.windows import Rows
     from mlops_project.schema import Contract
 
@@ -71,9 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         " sqlite:///var/predictions.db)",
     )
     parser.add_argument("--last", type=_count, metavar="N", help="of log or export: the newest N predictions")
-    parser.add_argument(
-        "--since", type=_moment, metavar="TIME", help="of log or export: from then on; a date, or a span (7d)"
-    )
+    parser.add_argument("--since", type=_moment, metavar="TIME", help="of log or export: from then on; a date, or a span (7d)")
     parser.add_argument("--until", type=_moment, metavar="TIME", help="of log or export: before then")
     parser.add_argument(
         "--model-version", metavar="VERSION", help="of log or export: what this model answered (its first digits will do)"
@@ -154,9 +147,9 @@ def _scored(window: Rows, path: Path, contract: Contract) -> tuple[Rows, str]:
     if not path.is_file():
         return window, f"{path}: not found, so the score {'is not compared' if window.p_good is None else 'may be of another'}"
     if window.table is not None:
-        from mlops_project.modeling.model import load_model
+        from mlops_project.monitoring.scoring import p_good
 
-        return window._replace(p_good=_p_good(window.values, window.table, load_model(path), contract)), ""
+        return window._replace(p_good=p_good(path, window.values, window.table, contract)), ""
     ours = window.facts["model_versions"].get(hashlib.sha256(path.read_bytes()).hexdigest(), 0)
     others = len(window.values) - ours
     return window, (
@@ -165,15 +158,3 @@ def _scored(window: Rows, path: Path, contract: Contract) -> tuple[Rows, str]:
         if others
         else ""
     )
-
-
-def _p_good(values: np.ndarray, table: pd.DataFrame, model: RiskModel, contract: Contract) -> np.ndarray:
-    """By the model's plan, which takes parsed cells; by the model itself if it has none, or reads cells by another contract."""
-    from mlops_project.modeling.compiling import NotCompilable, compile_model
-
-    places = [contract.features.index(name) for name in model.feature_names_in_ if name in contract.features]
-    hidden = set(contract.features).difference(model.feature_names_in_)
-    with contextlib.suppress(NotCompilable):
-        if model.contract in (contract, contract.without(hidden)):
-            return compile_model(model).p_good(values[:, places])
-    return model.predict_proba(table)[:, 1]
