@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 DEFAULT_URL = "sqlite:///var/predictions.db"
-SCHEMA = 1
+SCHEMA = 2
 # How long a write waits for other processes, and for a server that does not answer.
 PATIENCE = 5.0
 # Inputs that may wait for the writer; more are refused, so that a log that hangs does not fill the memory.
@@ -72,6 +72,14 @@ class Logged(NamedTuple):
     record: Record
     outcomes: dict[int, tuple[str, float]]
     """Outcome and when it was posted, by position."""
+
+
+class Report(NamedTuple):
+    """The latest report of its name: what commands beside the service found, for `/metrics`."""
+
+    time: float
+    """When it was put there, seconds since 1970."""
+    content: bytes
 
 
 class Outcome(NamedTuple):
@@ -150,6 +158,14 @@ class PredictionLog:
             Those that the log does not hold (any more).
         """
         return self._submit(_Job(self._store.outcomes, outcomes, 0))
+
+    def reports(self) -> asyncio.Future[dict[str, Report]]:
+        """Return the latest reports by name, see `Store.reports`."""
+        return self._submit(_Job(lambda _: self._store.reports(), (), 0))
+
+    def first_served(self, model_version: str) -> asyncio.Future[float]:
+        """Return since when a model answers, see `Store.first_served`."""
+        return self._submit(_Job(lambda _: self._store.first_served(model_version), (), 0))
 
     async def close(self) -> None:
         """Write what waits, then close."""
@@ -264,7 +280,7 @@ class Store:
     data_errors: tuple[type[Exception], ...] = (ValueError, TypeError, OverflowError)
     connection: Any
 
-    tables = (
+    tables: tuple[str, ...] = (
         (
             "CREATE TABLE requests (id {ID}, request_id TEXT NOT NULL UNIQUE, time {REAL} NOT NULL, model_version TEXT NOT NULL,"
             " row_count INTEGER NOT NULL, deleted INTEGER NOT NULL, inputs {BYTES} NOT NULL, results {BYTES} NOT NULL)"
@@ -280,6 +296,14 @@ class Store:
             " time {REAL} NOT NULL, PRIMARY KEY (request_id, position))"
         ),
     )
+    # What each schema added to the one before it; a new log gets all of it.
+    additions: dict[int, tuple[str, ...]] = {
+        2: (
+            "CREATE TABLE reports (name TEXT PRIMARY KEY, time {REAL} NOT NULL, content {BYTES} NOT NULL)",
+            "CREATE TABLE models (model_version TEXT PRIMARY KEY, first_served {REAL} NOT NULL)",
+            "INSERT INTO models SELECT model_version, MIN(time) FROM requests GROUP BY model_version",
+        )
+    }
 
     def transaction(self) -> contextlib.AbstractContextManager[Any]:
         """Commit what the block did, or nothing of it."""
@@ -306,13 +330,13 @@ class Store:
         """Make the tables, or raise if a newer version made them."""
         raise NotImplementedError
 
-    def create(self) -> None:
-        """Make the tables."""
-        for statement in self.tables:
-            self.execute(statement.format(**self.kinds))
-
-    def check_schema(self, found: int) -> None:
-        """Raise if a newer version made the tables."""
+    def bring_up(self, found: int) -> None:
+        """Make the tables, or add what schema ``found`` (0: none) lacks. Raises LogError if a newer version made them."""
+        missing = [self.tables] if found == 0 else []
+        missing += [statements for schema, statements in self.additions.items() if schema > found]
+        for statements in missing:
+            for statement in statements:
+                self.execute(statement.format(**self.kinds))
         if found > SCHEMA:
             raise LogError(
                 f"the prediction log has schema {found}, expected up to {SCHEMA}: a newer version made it; upgrade this package"
@@ -381,6 +405,30 @@ class Store:
                 applicants = tuple(named.get((request_id, i)) for i in range(rows)) if request_id in with_names else ()
                 record = Record(request_id, when, version, _unpacked(inputs), bytes(answers), rows, applicants)
                 yield Logged(record, late.get(request_id, {}))
+
+    def put_report(self, name: str, content: bytes) -> None:
+        """Keep a report in the place of the last one of its name."""
+        self.attempt(
+            lambda _: self.execute(
+                "INSERT INTO reports (name, time, content) VALUES (?, ?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET time = excluded.time, content = excluded.content",
+                (name, time.time(), content),
+            )
+        )
+
+    def reports(self) -> dict[str, Report]:
+        """Return the latest reports by name. Fails where nothing can be written, so who asks knows that it can."""
+        found = self.attempt(lambda _: self.execute("SELECT name, time, content FROM reports").fetchall())
+        return {name: Report(when, bytes(content)) for name, when, content in found}
+
+    def first_served(self, model_version: str) -> float:
+        """Return when a model was first asked for or logged, seconds since 1970; now, if this is the first time."""
+
+        def note(_: bool) -> Any:
+            self.execute("INSERT INTO models VALUES (?, ?) ON CONFLICT DO NOTHING", (model_version, time.time()))
+            return self.execute("SELECT first_served FROM models WHERE model_version = ?", (model_version,)).fetchone()
+
+        return float(self.attempt(note)[0])
 
     def _fetch(self, sql: str, values: Sequence[Any]) -> list[Any]:
         with self.problems():
@@ -510,9 +558,8 @@ class SqliteStore(Store):
             self._use_wal()
             with self.transaction():
                 (found,) = self.execute("PRAGMA user_version").fetchone()
-                self.check_schema(found)
-                if found == 0:
-                    self.create()
+                self.bring_up(found)
+                if found < SCHEMA:
                     self.execute(f"PRAGMA user_version = {SCHEMA}")
 
     def _use_wal(self) -> None:
@@ -605,10 +652,10 @@ class PostgresStore(Store):
             self.execute("SELECT pg_advisory_xact_lock(7236541)")  # one process makes the tables
             self.execute("CREATE TABLE IF NOT EXISTS prediction_log (schema_version INTEGER NOT NULL)")
             found = self.execute("SELECT schema_version FROM prediction_log").fetchone()
-            self.check_schema(found[0] if found else 0)
-            if not found:
-                self.create()
-                self.execute("INSERT INTO prediction_log VALUES (?)", (SCHEMA,))
+            self.bring_up(found[0] if found else 0)
+            self.execute(
+                "UPDATE prediction_log SET schema_version = ?" if found else "INSERT INTO prediction_log VALUES (?)", (SCHEMA,)
+            )
 
     @contextlib.contextmanager
     def problems(self) -> Iterator[None]:
