@@ -112,7 +112,10 @@ class PredictionLog:
     def __init__(self, store: Store, retention: float | None = None) -> None:
         self._store = store
         self._retention = retention
+        self.on_commit: Callable[[list[float], int], None] = lambda *_: None
+        """Told in the event loop of each commit: the seconds since its records came, and how many were not written."""
         self._waiting: list[_Job] = []
+        self._in_hand: list[_Job] = []
         self._waiting_bytes = 0
         self._busy = self._closed = False
         self._queue: SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Job]] | None] = SimpleQueue()
@@ -167,6 +170,11 @@ class PredictionLog:
         """Return since when a model answers, see `Store.first_served`."""
         return self._submit(_Job(lambda _: self._store.first_served(model_version), (), 0))
 
+    def waiting(self) -> tuple[int, float]:
+        """Return how many records wait for their commit, and since how many seconds the oldest does."""
+        jobs = [job for job in (*self._in_hand, *self._waiting) if job.work == self._store.append]
+        return sum(len(job.payload) for job in jobs), time.monotonic() - jobs[0].begun if jobs else 0.0
+
     async def close(self) -> None:
         """Write what waits, then close."""
         if not self._closed:
@@ -194,6 +202,7 @@ class PredictionLog:
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         jobs, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._in_hand = jobs
         self._queue.put((loop, jobs))
 
     def _settle(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job]) -> None:
@@ -204,6 +213,9 @@ class PredictionLog:
                 else:
                     what = f"{type(job.error).__name__}: {job.error}"
                     job.future.set_exception(LogError(" ".join(what.split())))  # its own: a traceback grows with each raise
+        appends, now = [job for job in jobs if job.work == self._store.append], time.monotonic()
+        self.on_commit([now - job.begun for job in appends if job.error is None], sum(job.error is not None for job in appends))
+        self._in_hand = []
         if self._waiting:
             self._hand_over(loop)
         else:
@@ -250,10 +262,11 @@ class PredictionLog:
 
 
 class _Job:
-    __slots__ = ("error", "future", "payload", "result", "size", "work")
+    __slots__ = ("begun", "error", "future", "payload", "result", "size", "work")
 
     def __init__(self, work: Callable[[Any], Any], payload: Sequence[Any], size: int) -> None:
         self.work, self.payload, self.size = work, payload, size
+        self.begun = time.monotonic()
         self.future: asyncio.Future[Any]
         self.result: Any = None
         self.error: Exception | None = None
