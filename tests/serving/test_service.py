@@ -409,7 +409,7 @@ def test_reports_of_the_log_become_figures_and_a_broken_one_is_said(clients, tmp
             {"feature": "a", "check": "psi", "value": 0.2, "threshold": 0.1, "p_value": 0.01, "drift": True},
             {"feature": None, "check": "score_ks", "value": 0.1, "threshold": None, "p_value": 0.4, "drift": False},
         ],
-        "features": [{"name": "a", **dict.fromkeys(("missing", "out_of_contract"), {"reference": 0.1, "window": 0.2})}],
+        "features": [{"name": "a", **{key: {"reference": 0.1, "window": 0.2} for key in ("missing", "out_of_contract")}}],
         "score": {"bins": [{"label": "up to 0.5", "reference": 0.5, "window": 0.9}]},
     }  # fmt: skip
     with contextlib.closing(open_store(f"sqlite:///{tmp_path}/log.db")) as store:

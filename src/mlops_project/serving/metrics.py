@@ -1,7 +1,8 @@
 """What Prometheus scrapes. Each worker counts in files of its own, whose sums any worker gives.
 
-A request only leaves what is to be counted in lists; twice a second all of it is counted at once, in a thread. Counting each
-request by itself costs as much as a tenth of answering it. A worker that is killed takes the last half second with it.
+A request only leaves numbers and names in lists, which the garbage collector does not look into; twice a second all of them are
+counted at once. Counting each request by itself costs as much as a tenth of answering it. A worker that is killed takes the
+last half second with it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import logging
 import math
 import os
 import time
+from array import array
 from collections import Counter as Count
+from collections import defaultdict
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -25,7 +28,7 @@ from mlops_project.serving.log import LogError
 from mlops_project.serving.state import read_events
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mlops_project.serving.log import PredictionLog, Report
@@ -43,20 +46,25 @@ READ_EVERY, READ_SECONDS = 5.0, 1.0
 # Series that alerts ask for are there before the first of their events: from nothing to 1 is no rise to Prometheus.
 ROUTE, STATUSES = "/v1/predict", (200, 429, 500, 503)
 # Reasons for which cells of applicants are missing to the model.
-TREATED, MISSING = "treated", "absent"
+TREATED, ABSENT = "treated", "absent"
 
 logger = logging.getLogger(__name__)
 
 
-class Taken(NamedTuple):
+class Noted:
     """What is still to be counted."""
 
-    answers: list[tuple[str, int, float]]
-    """Route, status and seconds of each."""
-    scored: list[Any]
-    """Of each request the columns ``decision``, ``probability_of_default``, ``treated_as_missing`` and ``missing``."""
-    commits: list[float]
-    """Seconds that each record waited for its commit."""
+    def __init__(self) -> None:
+        self.seconds: dict[str, array[float]] = defaultdict(lambda: array("d"))
+        """Of each answer, by route."""
+        self.statuses: Count[tuple[str, int]] = Count()
+        self.decisions: list[str] = []
+        self.p_default = array("d")
+        self.treated: list[str] = []
+        """Columns, once per applicant whose cell was treated as missing."""
+        self.absent: list[str] = []
+        self.commits = array("d")
+        """Seconds that each record waited for its commit."""
 
 
 class Metrics:
@@ -77,7 +85,7 @@ class Metrics:
         self._reports: dict[str, Report] = {}
         self._first_served: dict[str, float] = {}
         self._log_usable, self._read_at = True, -math.inf
-        self._taken = Taken([], [], [])
+        self._noted = Noted()
         self._registry = registry = CollectorRegistry()
         self._requests = Counter("mlops_http_requests", "Answered requests", ["route", "status"], registry=registry)
         self._seconds = Histogram(
@@ -115,66 +123,62 @@ class Metrics:
 
     def _changed(self, served: Served) -> None:
         for name in served.scorer.columns:
-            for reason in (TREATED, MISSING):
+            for reason in (TREATED, ABSENT):
                 self._cells.labels(name, reason)
 
     def predicted(self, scored: Any) -> None:
-        """Note scored applicants; `Taken.scored` says what of them."""
-        self._taken.scored.append(scored)
+        """Note scored applicants: lists ``decision``, ``probability_of_default``, ``treated_as_missing`` and ``missing``."""
+        noted = self._noted
+        noted.decisions += scored.decision
+        noted.p_default.extend(scored.probability_of_default)
+        noted.treated += chain.from_iterable(scored.treated_as_missing)
+        noted.absent += chain.from_iterable(scored.missing)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Note an answered request."""
-        self._taken.answers.append((path if path in self._routes else "other", status, seconds))
+        route = path if path in self._routes else "other"
+        self._noted.statuses[route, status] += 1
+        self._noted.seconds[route].append(seconds)
 
     def committed(self, seconds: list[float], failed: int) -> None:
-        """Note records that were written after these seconds, and how many could not be."""
-        self._taken.commits.extend(seconds)
+        """Note records that were written after these seconds, and count those that could not be."""
+        self._noted.commits.extend(seconds)
         if failed:
             self._failures.inc(failed)
 
-    def take(self) -> Taken:
-        """Hand over what is still to be counted; in the event loop, which notes."""
-        taken, self._taken = self._taken, Taken([], [], [])
+    def count(self) -> None:
+        """Count what was noted."""
+        noted, self._noted = self._noted, Noted()
+        for (route, status), n in noted.statuses.items():
+            self._requests.labels(route, str(status)).inc(n)
+        for route, seconds in noted.seconds.items():
+            _observe(self._seconds.labels(route), SECONDS, seconds)
+        for decision, n in Count(noted.decisions).items():
+            self._predictions.labels(decision).inc(n)
+        _observe(self._scores, SHARES, noted.p_default)
+        for reason, names in ((TREATED, noted.treated), (ABSENT, noted.absent)):
+            for name, n in Count(names).items():
+                self._cells.labels(name, reason).inc(n)
+        _observe(self._commits, SECONDS, noted.commits)
         if self.log is not None:
             waiting, oldest = self.log.waiting()
             self._waiting.set(waiting)
             self._oldest.set(oldest)
-        return taken
-
-    def count(self, taken: Taken) -> None:
-        """Count what was noted; in any thread."""
-        seconds: dict[str, list[float]] = {}
-        for route, _, spent in taken.answers:
-            seconds.setdefault(route, []).append(spent)
-        for route, found in seconds.items():
-            _observe(self._seconds.labels(route), SECONDS, found)
-        for (route, status), n in Count((route, status) for route, status, _ in taken.answers).items():
-            self._requests.labels(route, str(status)).inc(n)
-        for decision, n in Count(chain.from_iterable(scored.decision for scored in taken.scored)).items():
-            self._predictions.labels(decision).inc(n)
-        _observe(self._scores, SHARES, chain.from_iterable(scored.probability_of_default for scored in taken.scored))
-        for reason, lists in (
-            (TREATED, (scored.treated_as_missing for scored in taken.scored)),
-            (MISSING, (scored.missing for scored in taken.scored)),
-        ):
-            for name, n in Count(chain.from_iterable(chain.from_iterable(lists))).items():
-                self._cells.labels(name, reason).inc(n)
-        _observe(self._commits, SECONDS, taken.commits)
 
     async def keep_counting(self) -> None:
         """Count until cancelled."""
         while True:
             await asyncio.sleep(COUNT_EVERY)
             try:
-                await asyncio.to_thread(self.count, self.take())
+                self.count()
             except Exception:  # whatever it is, requests are answered
                 logger.exception("what was noted could not be counted")
 
     async def scrape(self) -> bytes:
         """Return all metrics in the text format."""
         await self._read_log()
-        await asyncio.to_thread(self.count, self.take())
-        return await asyncio.to_thread(self.text)
+        self.count()
+        return self.text()
 
     async def _read_log(self) -> None:
         if self.log is None or time.monotonic() - self._read_at < READ_EVERY:
@@ -225,15 +229,13 @@ class Metrics:
             yield from reported.families(self._reports)
 
 
-def _observe(histogram: Any, bounds: tuple[float, ...], values: Iterable[float]) -> None:
+def _observe(histogram: Any, bounds: tuple[float, ...], values: array[float]) -> None:
     """Add many values to a histogram at once, which prometheus-client has no public way for."""
-    found = np.fromiter(values, dtype=float)
-    if not len(found):
-        return
-    for i, n in enumerate(np.bincount(np.searchsorted(bounds, found), minlength=len(bounds) + 1).tolist()):
-        if n:
-            histogram._buckets[i].inc(n)  # noqa: SLF001
-    histogram._sum.inc(float(found.sum()))  # noqa: SLF001
+    if values:
+        for i, n in enumerate(np.bincount(np.searchsorted(bounds, values)).tolist()):
+            if n:
+                histogram._buckets[i].inc(n)  # noqa: SLF001
+        histogram._sum.inc(sum(values))  # noqa: SLF001
 
 
 class Counted:
@@ -249,11 +251,11 @@ class Counted:
             return
         begun, status = self._clock(), 0
 
-        async def counting(message: Any) -> None:
+        def counting(message: Any) -> Any:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, counting)

@@ -92,7 +92,7 @@ class Service:
                 task.cancel()
             if self.log is not None:
                 await self.log.close()
-            self.metrics.count(self.metrics.take())
+            self.metrics.count()
             if self.limiter is not None:
                 await self.limiter.close()
 
