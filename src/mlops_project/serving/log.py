@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -443,6 +444,20 @@ class Store:
 
         return float(self.attempt(note)[0])
 
+    def recent(self, since: float = 0.0, until: float = math.inf) -> Iterator[Record]:
+        """Yield the records of a span of time (seconds since 1970), the newest first and without references, a few at a time."""
+        last, limit = (until, -1), READ_AT_ONCE
+        while found := self._fetch(
+            "SELECT time, id, request_id, model_version, inputs, results, row_count FROM requests"
+            " WHERE (time, id) < (?, ?) AND time >= ? ORDER BY time DESC, id DESC LIMIT ?",
+            (*last, since, limit),
+        ):
+            last = found[-1][:2]
+            # Of small ones more at once: a query costs as much as twenty of them.
+            limit = READ_AT_ONCE * (50 if max(len(row[4]) for row in found) < COMPRESS_BYTES else 1)
+            for when, _, request_id, version, inputs, answers, rows in found:
+                yield Record(request_id, when, version, _unpacked(inputs), bytes(answers), rows)
+
     def _fetch(self, sql: str, values: Sequence[Any]) -> list[Any]:
         with self.problems():
             return self.execute(sql, values).fetchall()
@@ -652,8 +667,10 @@ class PostgresStore(Store):
     kinds = {"ID": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "REAL": "DOUBLE PRECISION", "BYTES": "BYTEA"}
 
     def __init__(self, url: str, *, durable: bool) -> None:
-        import psycopg
-
+        try:
+            import psycopg
+        except ImportError:
+            raise LogError("a prediction log in PostgreSQL needs psycopg; run `uv pip install -e '.[serving]'`") from None
         self._driver = psycopg
         self.data_errors = (*Store.data_errors, psycopg.IntegrityError, psycopg.DataError)
         self._url, self._durable = url, durable
@@ -725,7 +742,7 @@ def open_store(url: str, *, durable: bool = True, create: bool = True) -> Store:
     if scheme == "sqlite" and path:
         path = unquote(path)
         if not create and not os.path.exists(path):
-            raise LogError(f"{path}: there is no prediction log; give its URL in --log or MLOPS_LOG_URL")
+            raise LogError(f"{path}: there is no prediction log; give the URL of one, or set MLOPS_LOG_URL")
         store = SqliteStore(path, durable=durable)
     elif url.startswith(("postgresql://", "postgres://")):
         store = PostgresStore(url, durable=durable)
