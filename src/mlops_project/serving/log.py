@@ -75,6 +75,15 @@ class Logged(NamedTuple):
     """Outcome and when it was posted, by position."""
 
 
+class Judged(NamedTuple):
+    """A record without its inputs."""
+
+    model_version: str
+    results: bytes
+    outcomes: dict[int, str]
+    """By position."""
+
+
 class Report(NamedTuple):
     """The latest report of its name: what commands beside the service found, for `/metrics`."""
 
@@ -419,6 +428,30 @@ class Store:
                 applicants = tuple(named.get((request_id, i)) for i in range(rows)) if request_id in with_names else ()
                 record = Record(request_id, when, version, _unpacked(inputs), bytes(answers), rows, applicants)
                 yield Logged(record, late.get(request_id, {}))
+
+    def judged(self, since: float, until: float) -> Iterator[Judged]:
+        """Yield results and outcomes of a span of time (seconds since 1970), the oldest first, a few at a time."""
+        last = (since, -1)
+        while found := self._fetch(
+            "SELECT time, id, request_id, model_version, results FROM requests"
+            " WHERE (time, id) > (?, ?) AND time < ? ORDER BY time, id LIMIT ?",
+            (*last, until, READ_AT_ONCE * 10),
+        ):
+            outcomes: dict[str, dict[int, str]] = {}
+            for request_id, position, outcome in self._fetch(
+                "SELECT request_id, position, outcome FROM outcomes WHERE request_id IN"
+                " (SELECT request_id FROM requests WHERE (time, id) > (?, ?) AND (time, id) <= (?, ?))",
+                (*last, *found[-1][:2]),
+            ):
+                outcomes.setdefault(request_id, {})[position] = outcome
+            last = found[-1][:2]
+            for *_, request_id, version, answers in found:
+                yield Judged(version, bytes(answers), outcomes.get(request_id, {}))
+
+    def number_since(self, since: float) -> int:
+        """Return the number of predictions from a time on, without deleted ones."""
+        ((n,),) = self._fetch("SELECT COALESCE(SUM(row_count - deleted), 0) FROM requests WHERE time >= ?", (since,))
+        return int(n)
 
     def put_report(self, name: str, content: bytes) -> None:
         """Keep a report in the place of the last one of its name."""
