@@ -251,6 +251,16 @@ class MonitoringParams(Strict, frozen=True):
     seed: Seed
 
 
+class QualityParams(Strict, frozen=True):
+    outcome_days: Annotated[float, Meta(ge=0, le=36_500)]
+    window_days: Annotated[float, Meta(gt=0, le=36_500)]
+    min_outcomes: Annotated[int, Meta(ge=20)]
+    false_alarm_rate: Share
+    permutations: Annotated[int, Meta(ge=100, le=100_000)]
+    data_tolerance: Annotated[float, Meta(ge=0, lt=1)]
+    seed: Seed
+
+
 class Params(Strict, frozen=True):
     data: DataParams
     prepare: PrepareParams
@@ -260,6 +270,7 @@ class Params(Strict, frozen=True):
     evaluate: EvaluateParams
     tune: TuneParams
     monitoring: MonitoringParams
+    quality: QualityParams
 
 
 def load_params(path: str | Path = PARAMS_FILE) -> Params:
@@ -407,6 +418,11 @@ def _contradictions(params: Params) -> Iterable[str]:
         yield (
             f"monitoring.classifier_folds: found {watch.classifier_folds}, expected half of monitoring.min_rows"
             f" ({watch.min_rows}) at most"
+        )
+    if params.quality.permutations < 20 / params.quality.false_alarm_rate:
+        yield (
+            f"quality.permutations: found {params.quality.permutations}, expected {20 / params.quality.false_alarm_rate:.0f} or"
+            f" more to tell what happens at quality.false_alarm_rate {params.quality.false_alarm_rate:g}"
         )
     for key, blend in (("models.blend", models.blend), ("models.best.blend", models.best.blend)):
         if blend is not None and len(blend.members) < 2:
