@@ -1,6 +1,7 @@
 """`mlops-drift` on files: exports of a real prediction log and tables, what moved and what did not, and what it writes."""
 
 import asyncio
+import contextlib
 import copy
 import json
 import re
@@ -444,6 +445,17 @@ def test_the_page_needs_nothing_else_and_shows_every_feature(place, contract):
     ids = [attributes["id"] for _, attributes in page.seen if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert all(feature in page.text for feature in contract.features)
+
+
+def test_the_report_is_kept_in_the_log_for_the_service(logged, capsys):
+    from mlops_project.serving.log import open_store
+
+    for window in (["--last", "100"], ["window.csv"]):
+        found = report(*window, "--log-url", LOG, "--record", code=0)
+        with contextlib.closing(open_store(LOG)) as store:
+            assert json.loads(store.reports()["drift"].content) == found
+    assert main(["window.csv", "--record", "--log-url", "sqlite:///absent.db"]) == 1
+    assert "there is no prediction log" in capsys.readouterr().err
 
 
 def test_json_on_standard_output_is_only_that(place, capsys):
