@@ -141,13 +141,13 @@ class Predict:
         if served is None:
             raise Refusal(503, "Service Unavailable", "no model is loaded yet", [(b"retry-after", b"1")])
         if len(body) > INLINE_BYTES or kind == PARQUET or (top and not served.scorer.can_explain):
-            request_id, record, answer, n = await asyncio.to_thread(
+            request_id, record, answer, scored = await asyncio.to_thread(
                 predict, served, body, kind, answer_kind, top, service.settings.max_rows
             )
         else:
-            request_id, record, answer, n = predict(served, body, kind, answer_kind, top, service.settings.max_rows)
+            request_id, record, answer, scored = predict(served, body, kind, answer_kind, top, service.settings.max_rows)
         await service.keep(record)
-        service.metrics.predicted(n)
+        service.metrics.predicted(scored)
         await send(
             {
                 "type": "http.response.start",
@@ -164,8 +164,10 @@ class Predict:
         await send({"type": "http.response.body", "body": answer})
 
 
-def predict(served: Served, body: bytes, kind: str, answer_kind: str, top: int, max_rows: int) -> tuple[str, Record, bytes, int]:
-    """Return request id, record for the log, the answer's body and the number of applicants."""
+def predict(
+    served: Served, body: bytes, kind: str, answer_kind: str, top: int, max_rows: int
+) -> tuple[str, Record, bytes, Predictions]:
+    """Return request id, record for the log, the answer's body and what it says."""
     found = bodies.read(body, kind, served.names, max_rows)
     scored = score(served, found, top)
     request_id, version = new_request_id(), served.scorer.model_version
@@ -178,7 +180,7 @@ def predict(served: Served, body: bytes, kind: str, answer_kind: str, top: int, 
         found.n,
         found.references,
     )
-    return request_id, record, write(scored, answer_kind, request_id, version, by_column=found.by_column), found.n
+    return request_id, record, write(scored, answer_kind, request_id, version, by_column=found.by_column), scored
 
 
 def write(scored: Predictions, kind: str, request_id: str, version: str, *, by_column: bool = False) -> bytes:
