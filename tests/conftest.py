@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import settings
@@ -96,3 +97,26 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         logger.removeHandler(handler)
         handler.close()
     logger.setLevel(before[0])
+
+
+@pytest.fixture(scope="session")
+def new_rows(clean_table: pd.DataFrame) -> Callable[..., pd.DataFrame]:
+    """Return a function that draws applicants like the clean ones: amounts and ages vary, the outcome is that of the source.
+
+    ``drift``: two purposes fail twice in three, the others rarely; ``noise``: outcomes are coins.
+    """
+
+    def draw(n: int, seed: int, *, drift: bool = False, noise: bool = False) -> pd.DataFrame:
+        rng = np.random.default_rng(seed)
+        rows = clean_table.iloc[rng.integers(0, len(clean_table), n)].reset_index(drop=True)
+        rows["hoehe"] = (rows["hoehe"] * rng.uniform(0.9, 1.1, n)).round().clip(250, 18000).astype(int)
+        rows["alter"] = (rows["alter"] + rng.integers(-2, 3, n)).clip(19, 75)
+        coin = rng.uniform(size=n)
+        if drift:
+            usual = np.where(coin < 0.5, rows["kredit"], 1)
+            rows["kredit"] = np.where(rows["verw"].isin([1, 3]), coin > 0.65, usual).astype(int)
+        if noise:
+            rows["kredit"] = (coin < 0.5).astype(int)
+        return rows
+
+    return draw

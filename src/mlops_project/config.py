@@ -261,6 +261,17 @@ class QualityParams(Strict, frozen=True):
     seed: Seed
 
 
+class RetrainingParams(Strict, frozen=True):
+    outcome_days: Annotated[float, Meta(ge=0, le=36500)]
+    max_bad_cells: Annotated[float, Meta(ge=0, le=1)]
+    min_outcomes: Count
+    require_approval: bool
+    reject_inference: Literal["none", "fuzzy"]
+    remote: Annotated[str, Meta(min_length=1)]
+    into: Annotated[str, Meta(min_length=1)] | None
+    serve: Annotated[str, Meta(min_length=1)] | None
+
+
 class Params(Strict, frozen=True):
     data: DataParams
     prepare: PrepareParams
@@ -271,6 +282,7 @@ class Params(Strict, frozen=True):
     tune: TuneParams
     monitoring: MonitoringParams
     quality: QualityParams
+    retraining: RetrainingParams
 
 
 def load_params(path: str | Path = PARAMS_FILE) -> Params:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 EXPERIMENTS_FILE = Path("experiments.yaml")
 SIGNIFICANT = 0.05
+# Sections of params.yaml that no stage reads, and what reads them.
+BESIDE = {"tune": "make tune", "retraining": "mlops-retrain"}
 
 
 class Experiment(NamedTuple):
@@ -97,8 +99,8 @@ def _put(params: dict[str, Any], key: str, value: Any, where: str) -> None:
     if not isinstance(section, dict) or last not in section:
         near = difflib.get_close_matches(key, list(_keys(params)), n=1)
         raise ParamsError(f"{where}: unknown key {key!r} of {PARAMS_FILE}{f'; did you mean {near[0]!r}?' if near else ''}")
-    if path[:1] == ["tune"]:
-        raise ParamsError(f"{where}: found {key}, which no stage of the pipeline reads; it is for `make tune`")
+    if path and (command := BESIDE.get(path[0])):
+        raise ParamsError(f"{where}: found {key}, which no stage of the pipeline reads; it is for `{command}`")
     if isinstance(value, dict) or isinstance(section[last], dict):
         # --set-param merges a mapping into the present one, where people expect that it replaces it.
         raise ParamsError(f"{where}: {key}: expected a single setting with a number, a text, a list, true, false or null")

@@ -30,7 +30,7 @@ def content(root: Path) -> dict[str, Any]:
 
 LISTS = ("featurize.ratios", "featurize.log", "train.candidates", "evaluate.strategy_thresholds")
 MODELS = "scorecard, logistic_regression, decision_tree, xgboost_monotone, svm, random_forest, xgboost, blend, best"
-SWITCHES = ("featurize.missing_indicators", "featurize.without_protected")
+SWITCHES = ("featurize.missing_indicators", "featurize.without_protected", "retraining.require_approval")
 
 
 def leaves(content: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -265,6 +265,12 @@ def test_every_value_of_another_type_is_refused_with_its_place(content: dict[str
         ("evaluate.confidence", 1.0, "expected float < 1.0"),
         ("evaluate.importance_repeats", 0, "expected int >= 1"),
         ("evaluate.reasons", -1, "expected int >= 0"),
+        ("retraining.outcome_days", -1, "expected float >= 0.0"),
+        ("retraining.max_bad_cells", 1.5, "expected float <= 1.0"),
+        ("retraining.min_outcomes", 0, "expected int >= 1"),
+        ("retraining.reject_inference", "parcelling", "allowed: none, fuzzy"),
+        ("retraining.remote", "", "expected str of length >= 1"),
+        ("retraining.serve", "", "expected str of length >= 1"),
     ],
 )
 def test_values_out_of_range_are_refused(path: str, value: object, message: str, content: dict[str, Any]) -> None:

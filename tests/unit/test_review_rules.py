@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlops_project.errors import PipelineError
 from mlops_project.review.curves import draw, write_images
 from mlops_project.review.gate import broken_rules
-from mlops_project.review.reexecution import _copy_local_config, _metric_differences
+from mlops_project.review.reexecution import _metric_differences, copy_local_config
 from mlops_project.review.report import _escape, as_markdown, as_text
 from mlops_project.review.settings import FairnessRule, LeakAlarm, Rule, parse_review
 
@@ -171,7 +171,7 @@ def test_local_remotes_stay_where_they_are(tmp_path):
         "[core]\n    remote = team\n['remote \"team\"']\n    url = ../../store\n['remote \"s3\"']\n    url = s3://bucket/x\n"
         "[cache]\n    dir = /big/cache\n"
     )
-    _copy_local_config(source, target)
+    copy_local_config(source, target)
     copied = (target / "config.local").read_text()
     assert f"url = {(tmp_path / 'store').resolve()}" in copied
     assert "s3://bucket/x" in copied

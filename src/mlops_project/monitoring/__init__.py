@@ -1,1 +1,1 @@
-"""Watching what the service sees. No stage and no other room imports this one, and it imports no service."""
+"""What watches a model in use and renews it. No stage and no other room imports this one."""

@@ -119,7 +119,7 @@ def _intervals(
     if together is not None:
         tables = [table.loc[together].assign(y_true=tables[0]["y_true"]) for table in tables]
     before, after = (
-        _statistic(table, side["evaluate"]["threshold"], given["evaluate"])
+        metrics_of(table, side["evaluate"]["threshold"], given["evaluate"])
         for table, side, given in zip(tables, metrics, params, strict=True)
     )
     n_base, n_rows = len(tables[0]), len(tables[0]) + (0 if together is not None else len(tables[1]))
@@ -132,7 +132,7 @@ def _intervals(
     return {f"evaluate.{name}": bounds for name, bounds in intervals(statistic, n_rows, bootstrap).items()}
 
 
-def _statistic(table: pd.DataFrame, threshold: float, settings: dict[str, Any]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def metrics_of(table: pd.DataFrame, threshold: float, settings: dict[str, Any]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """Metrics of one revision as a function of how often each row is drawn."""
     y, p_good = table["y_true"].to_numpy(dtype=int), table["y_proba"].to_numpy(dtype=float)
     bins = equal_mass_bins(p_good, np.ones(len(y)))

@@ -58,11 +58,11 @@ def clone_of(revision: Revision) -> Iterator[Path]:
                     shutil.copy2(top / name, tree / name)
                 else:
                     (tree / name).unlink(missing_ok=True)
-        _copy_local_config(Path(".dvc"), tree / prefix / ".dvc")
+        copy_local_config(Path(".dvc"), tree / prefix / ".dvc")
         yield tree / prefix
 
 
-def _copy_local_config(source: Path, target: Path) -> None:
+def copy_local_config(source: Path, target: Path) -> None:
     """Copy remotes and credentials that are not in Git; paths that are relative there stay the same places."""
     from configobj import ConfigObj
 
