@@ -22,7 +22,7 @@ import pandas as pd
 from mlops_project.config import BEST_MODEL, METRICS, MODELS, PREDICTIONS, PROCESSED, load_params
 from mlops_project.errors import PipelineError
 from mlops_project.files import read_table
-from mlops_project.modeling.manifest import load_verified
+from mlops_project.manifest import load_verified
 from mlops_project.modeling.policy import Policy
 from mlops_project.monitoring import promotion
 from mlops_project.monitoring.batches import append, check_batch, labelled, logged_applicants, read_batch, refused
