@@ -17,7 +17,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-ind
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^## /{printf "\n%s\n", substr($$0, 4)} /^[a-zA-Z_-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^## /{printf "\n%s\n", substr($$0, 4)} /^[a-zA-Z_-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## Set-up (every target below does it by itself)
 .PHONY: init requirements
@@ -31,6 +31,7 @@ requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pypr
 	$(COMPILE) -c requirements/core.txt -c requirements/report.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
 	for set in s3 ssh servers workflows api; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done
 	$(COMPILE) -c requirements/core.txt requirements/bentoml.in -o requirements/bentoml.txt
+	for set in evidently nannyml; do $(COMPILE) requirements/$$set.in -o requirements/$$set.txt || exit; done
 	$(BIN)/python scripts/extra.py serving | $(COMPILE) -c requirements/core.txt -c requirements/serving.txt - requirements/image.in -o requirements/image.txt
 	$(COMPILE) requirements/deploy.in -o requirements/deploy.txt
 	$(COMPILE) deploy/airflow/requirements.in -o deploy/airflow/requirements.txt
@@ -51,6 +52,13 @@ $(VENV)/core.done: $(VENV)/home requirements/core.txt requirements/uv.txt pyproj
 $(VENV)/%.done: $(VENV)/core.done requirements/%.txt
 	@sh scripts/install.sh $(BIN)/python requirements/$*.txt
 	@touch $@
+
+# For a rule of folder.done: an environment of its own in that folder, with the pins that the rule depends on.
+define own_environment
+	@rm -rf $(basename $@)
+	@$(BIN)/python -m venv $(basename $@)
+	@for pins in $(filter %.txt,$^); do sh scripts/install.sh $(basename $@)/bin/python $$pins || exit; done
+endef
 
 ## The pipeline
 .PHONY: pipeline report figures restore pull push sync embed resolve doctor
@@ -148,13 +156,11 @@ AIRFLOW := $(VENV)/airflow
 airflow: $(AIRFLOW).done ## Install Airflow in .venv/airflow; deploy/airflow/try.sh shows a run
 
 $(AIRFLOW).done: $(VENV)/core.done deploy/airflow/requirements.txt
-	@rm -rf $(AIRFLOW)
-	@$(BIN)/python -m venv $(AIRFLOW)
-	@sh scripts/install.sh $(AIRFLOW)/bin/python deploy/airflow/requirements.txt
+	$(own_environment)
 	@touch $@
 
 ## Contributing
-.PHONY: test test-integration test-cov lint check check-workflows check-deploy format benchmark clean
+.PHONY: test test-integration test-cov lint check check-workflows check-deploy format benchmark benchmark-serving benchmark-drift clean
 # The tests dirty this table afresh, so that a team's own raw file cannot change them.
 CLEAN := data/raw/german_credit_original.csv
 $(CLEAN): | $(VENV)/core.done
@@ -166,42 +172,38 @@ test: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests (no server
 # Clients of S3 and SSH and a server of S3, in an environment of their own: the core works without them.
 REMOTES := $(VENV)/remotes
 $(REMOTES).done: $(VENV)/core.done requirements/s3.txt requirements/ssh.txt requirements/servers.txt
-	@rm -rf $(REMOTES)
-	@$(BIN)/python -m venv $(REMOTES)
-	@for set in s3 ssh servers; do sh scripts/install.sh $(REMOTES)/bin/python requirements/$$set.txt || exit; done
+	$(own_environment)
 	@touch $@
 
 # MLflow brings eighty packages; the core works without them.
 MLFLOW := $(VENV)/mlflow
 $(MLFLOW).done: $(VENV)/core.done requirements/core.txt requirements/mlflow.txt
-	@rm -rf $(MLFLOW)
-	@$(BIN)/python -m venv $(MLFLOW)
-	@for set in core mlflow; do sh scripts/install.sh $(MLFLOW)/bin/python requirements/$$set.txt || exit; done
-	@$(MLFLOW)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	$(own_environment)
+	@$(basename $@)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
 # A server to compare with.
 BENTOML := $(VENV)/bentoml
 $(BENTOML).done: $(VENV)/core.done requirements/core.txt requirements/bentoml.txt
-	@rm -rf $(BENTOML)
-	@$(BIN)/python -m venv $(BENTOML)
-	@for set in core bentoml; do sh scripts/install.sh $(BENTOML)/bin/python requirements/$$set.txt || exit; done
-	@$(BENTOML)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	$(own_environment)
+	@$(basename $@)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+# What finds drift elsewhere, to compare with; evidently does not import with pandas 3.1.
+DRIFTERS := $(VENV)/evidently.done $(VENV)/nannyml.done
+$(DRIFTERS): $(VENV)/%.done: $(VENV)/core.done requirements/%.txt
+	$(own_environment)
 	@touch $@
 
 WORKFLOWS := $(VENV)/workflows
 $(WORKFLOWS).done: $(VENV)/core.done requirements/workflows.txt
-	@rm -rf $(WORKFLOWS)
-	@$(BIN)/python -m venv $(WORKFLOWS)
-	@sh scripts/install.sh $(WORKFLOWS)/bin/python requirements/workflows.txt
+	$(own_environment)
 	@touch $@
 
 # checkov's pins are its own.
 DEPLOY := $(VENV)/deploy
 $(DEPLOY).done: $(VENV)/core.done requirements/deploy.txt
-	@rm -rf $(DEPLOY)
-	@$(BIN)/python -m venv $(DEPLOY)
-	@sh scripts/install.sh $(DEPLOY)/bin/python requirements/deploy.txt
+	$(own_environment)
 	@touch $@
 
 # Beside the environment, not in it: pandas would read text into other columns wherever pyarrow is installed.
@@ -214,9 +216,7 @@ $(PARQUET).done: $(VENV)/dev.done requirements/parquet.txt
 # Makes requests out of the OpenAPI document, in an environment of its own: what it brings is nobody else's business.
 API := $(VENV)/api
 $(API).done: $(VENV)/core.done requirements/api.txt
-	@rm -rf $(API)
-	@$(BIN)/python -m venv $(API)
-	@sh scripts/install.sh $(API)/bin/python requirements/api.txt
+	$(own_environment)
 	@touch $@
 
 test-integration: $(PARQUET).done $(VENV)/dev.done $(VENV)/serving.done $(API).done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
@@ -244,15 +244,19 @@ format: $(VENV)/dev.done ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage and verdicts (minutes); prints tables
+benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage, verdicts and drift (minutes); prints tables
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/verdicts.py
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/drift.py
 
 benchmark-serving: $(VENV)/dev.done $(VENV)/serving.done $(MLFLOW).done $(BENTOML).done $(CLEAN) ## Measure the service beside others (needs wrk; ARGS=--quick)
 	@$(BIN)/python benchmarks/serving.py $(ARGS)
+
+benchmark-drift: $(VENV)/dev.done $(DRIFTERS) ## Measure the cost of mlops-drift beside evidently and nannyml
+	@$(BIN)/python benchmarks/drift_speed.py $(ARGS)
 
 clean: ## Remove the environment and what tools left behind (data, models and the DVC cache stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis htmlcov .coverage

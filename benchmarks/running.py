@@ -45,8 +45,7 @@ def train(folder: Path, **scorecard: Any) -> RiskModel:
 
     from mlops_project.config import load_params
     from mlops_project.dataset import DataCleaner
-    from mlops_project.files import dump
-    from mlops_project.modeling.manifest import write_manifest
+    from mlops_project.manifest import dump, write_manifest
     from mlops_project.modeling.policy import make_policy
     from mlops_project.modeling.train import fit
     from mlops_project.preprocessing import build_preprocessor
@@ -62,7 +61,6 @@ def train(folder: Path, **scorecard: Any) -> RiskModel:
     y, p_good = found.target.to_numpy(), model.predict_proba(found.table)[:, 1]
     policy = make_policy(y, p_good, np.ones(len(y)), params.evaluate, prior=0.1)
     (folder / "policy.json").write_text(policy.to_json(), encoding="utf-8")
-    write_manifest(folder / "model.joblib")
     write_manifest(folder / "policy.json", [folder / "model.joblib"])
     return model
 

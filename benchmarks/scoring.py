@@ -36,7 +36,7 @@ def fitted_models(folder: Path) -> dict[str, Any]:
     from msgspec.structs import replace
 
     from mlops_project.config import load_params
-    from mlops_project.files import dump
+    from mlops_project.manifest import dump
     from mlops_project.modeling.compiling import compile_model
     from mlops_project.modeling.train import fit
     from mlops_project.preprocessing import build_preprocessor

@@ -199,7 +199,7 @@ def _value(head: bytes, name: bytes) -> str:
 
 def soak(folder: Path, *, requests: int, swaps: int, kills: int, connections: int = 16, workers: int = 2) -> Found:
     """Run the soak test; parameters as on the command line."""
-    from mlops_project.modeling.manifest import verify
+    from mlops_project.manifest import verify
     from mlops_project.serving import keys
 
     due, sources = {}, {}

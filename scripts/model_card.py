@@ -50,7 +50,7 @@ def card(name: str, version: str, commit: str) -> str:
 | not meant for | a portfolio that is unlike the data below, unless its own outcomes have been checked |
 | data | `{raw["path"]}`, MD5 `{raw["md5"]}`: {rows["read"]} rows, {rows["applicants"]} applicants |
 | held out | {evaluation["rows"]} applicants, whom no fit has seen |
-| loading | `mlops_project.modeling.model.load_model`; a pickle: check it against `SHA256SUMS` first |
+| loading | `mlops_project.modeling.model.load_model`, its manifest beside it; a pickle: check `SHA256SUMS` first |
 
 ## Parameters
 

@@ -8,6 +8,7 @@ if __name__ == "__main__":
 
 from mlops_project.config import BEST_MODEL, METRICS, MODELS, PLOTS, PREDICTIONS, PROCESSED, load_params
 from mlops_project.files import atomic_path, read_table, rounded, write_json, write_table
+from mlops_project.manifest import write_manifest
 from mlops_project.modeling.evaluation import (
     average_repeats,
     conformal_metrics,
@@ -18,7 +19,6 @@ from mlops_project.modeling.evaluation import (
     scorecard_tables,
 )
 from mlops_project.modeling.fairness import fairness
-from mlops_project.modeling.manifest import write_manifest
 from mlops_project.modeling.model import load_model
 from mlops_project.modeling.policy import Scored, make_policy
 from mlops_project.modeling.reasons import reason_table

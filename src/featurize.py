@@ -6,7 +6,8 @@ if __name__ == "__main__":
     gc.disable()  # a stage is mostly imports, and they make no garbage; run_stage turns it on again
 
 from mlops_project.config import FEATURES, MODELS, PROCESSED, load_params
-from mlops_project.files import dump, read_table, write_table
+from mlops_project.files import read_table, write_table
+from mlops_project.manifest import dump
 from mlops_project.preprocessing import feature_table, fit_preprocessor
 from mlops_project.runtime import run_stage
 from mlops_project.schema import load_contract

@@ -8,6 +8,10 @@ set -euo pipefail
 rm -rf dist
 mkdir dist
 python -m dvc artifacts get . "$name" --rev "$version" -o "dist/$name-$version.joblib"
+mlops-manifest verify models/best_model.joblib > /dev/null
+cmp models/best_model.joblib "dist/$name-$version.joblib"
+# Under its new name, so that whoever downloads both can load it.
+mlops-manifest write "dist/$name-$version.joblib" > /dev/null
 python -m dvc get --quiet . models/policy.json --rev "$tag" -o dist/policy.json
 python scripts/model_card.py "$name" "$version" "$commit" > dist/model_card.md
 cp metrics/*.json dist/

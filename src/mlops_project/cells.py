@@ -84,8 +84,9 @@ class CellParser:
             return self.parse_numbers(cells.to_numpy(dtype=float, na_value=np.nan))
         cells = cells.astype(object)
         if infer_dtype(cells).startswith("mixed"):
-            # True == 1: a cell must not be read as its neighbour is.
-            cells = cells.map(lambda cell: str(cell) if isinstance(cell, (bool, np.bool_)) else cell)
+            # True == 1: a cell must not be read as its neighbour is. (Series.map would make 1.0 of 1.)
+            written = [str(cell) if isinstance(cell, (bool, np.bool_)) else cell for cell in cells]
+            cells = pd.Series(written, dtype=object)
         # Tables repeat few distinct texts: parse each one once.
         positions, texts = pd.factorize(cells)
         parsed = [self.parse_cell(text) for text in texts] + [(math.nan, MISSING)]

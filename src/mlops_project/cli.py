@@ -347,7 +347,8 @@ def prepare_features(argv: list[str] | None = None) -> int:
 
     def _features() -> None:
         from mlops_project.config import FEATURES, MODELS, PROCESSED, load_params
-        from mlops_project.files import dump, write_table
+        from mlops_project.files import write_table
+        from mlops_project.manifest import dump
         from mlops_project.preprocessing import feature_table, fit_preprocessor, shown_contract
         from mlops_project.schema import load_contract
 
@@ -381,6 +382,9 @@ def train(argv: list[str] | None = None) -> int:
     parser.add_argument("--X-train", metavar="FILE", help="rows, - for standard input (default: data/processed/Xtraintest.csv)")
     parser.add_argument("--y-train", metavar="FILE", help="outcomes of these rows (default: data/processed/ytraintest.csv)")
     parser.add_argument("--preprocessor", metavar="FILE", help="recipe, fitted anew (default: models/preprocessor.joblib)")
+    parser.add_argument(
+        "--trust-file", action="store_true", help="load the preprocessor without a manifest: it runs whatever code is in it"
+    )
     parser.add_argument("--model", choices=(*AVAILABLE_MODELS, "best"), help="default: train.model")
     parser.add_argument(
         "--smote", action=argparse.BooleanOptionalAction, help="synthetic rows or none (default: train.imbalance)"
@@ -403,6 +407,7 @@ def train(argv: list[str] | None = None) -> int:
 
     def _train() -> None:
         from mlops_project.config import BEST_MODEL, MODELS, PROCESSED, fold_groups, load_params, with_training
+        from mlops_project.manifest import dump
         from mlops_project.modeling import train as training
         from mlops_project.preprocessing import load_preprocessor, value_columns
         from mlops_project.schema import load_contract
@@ -412,7 +417,7 @@ def train(argv: list[str] | None = None) -> int:
         imbalance = (args.smote_method or sampler) if args.smote or args.smote_method else None if args.smote is None else "none"
         params = with_training(params, args.model, imbalance)
         contract = load_contract(params.data.contract)
-        preprocessor = load_preprocessor(args.preprocessor or MODELS / "preprocessor.joblib")
+        preprocessor = load_preprocessor(args.preprocessor or MODELS / "preprocessor.joblib", trust_file=args.trust_file)
         X_file, y_file = args.X_train or PROCESSED / "Xtraintest.csv", args.y_train or PROCESSED / "ytraintest.csv"
         X, y = _rows(X_file, y_file, contract, value_columns(preprocessor).contract.features)
         settings = X, y, preprocessor, contract, params.train, params.models, fold_groups(params.prepare)
@@ -426,7 +431,7 @@ def train(argv: list[str] | None = None) -> int:
         elif result:
             training.save_training(result)
         else:
-            training.write_model(model, output)
+            dump(model, output)
         if result:
             for name, entry in training.cross_validation_results(result.cross_validation).items():
                 print(f"{name:<20}{entry['test_mean']:.3f} ± {entry['test_std']:.3f}")
@@ -437,10 +442,11 @@ def train(argv: list[str] | None = None) -> int:
 
 
 def manifest(argv: list[str] | None = None) -> int:
-    """`mlops-manifest sign|verify|keygen`: what vouches for the files that a service loads."""
+    """`mlops-manifest write|sign|verify|keygen`: what vouches for the files that are loaded."""
     parser = _parser(
-        "A service loads a model or a policy only if its SHA-256 stands in the manifest beside it, which the pipeline writes,\n"
-        "and if that is in Git's HEAD or, with a key, signed. Images have no Git: sign what goes into them.",
+        "A model is loaded only if its SHA-256 stands in the manifest beside it, which the pipeline writes. A service asks for\n"
+        "more, of model and policy: that it is in Git's HEAD or, with a key, signed. Images have no Git: sign what is in them.",
+        "  mlops-manifest write elsewhere/model.joblib         for a file that came without one, if you know who made it\n"
         "  mlops-manifest keygen --output signing.pem          a new key, and signing.pem.pub\n"
         "  mlops-manifest sign --key signing.pem models/best_model.joblib models/policy.json\n"
         "  mlops-manifest verify models/best_model.joblib models/policy.json\n"
@@ -449,6 +455,8 @@ def manifest(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     keygen = commands.add_parser("keygen", help="make an Ed25519 key")
     keygen.add_argument("-o", "--output", metavar="FILE", required=True, help="the secret key; the public one has .pub behind it")
+    write = commands.add_parser("write", help="vouch for files: whoever loads them runs the code in them")
+    write.add_argument("files", metavar="FILE", nargs="+", help="model or preprocessor")
     for name, key, text in (
         ("sign", "MLOPS_SIGNING_KEY", "sign the manifests of files that they vouch for"),
         ("verify", "MLOPS_MANIFEST_KEY", "check files by their manifests, and these by Git or, with a key, by their signatures"),
@@ -460,12 +468,17 @@ def manifest(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def _manifest() -> None:
+        from mlops_project import manifest as manifests
         from mlops_project.errors import PipelineError
-        from mlops_project.modeling import manifest as manifests
 
         if args.command == "keygen":
             manifests.write_keys(args.output)
             _tell(f"{args.output}: secret, for `mlops-manifest sign`; {args.output}.pub: for whoever runs the service")
+            return
+        if args.command == "write":
+            for file in args.files:
+                manifests.write_manifest(file)
+                print(manifests.manifest_path(file))
             return
         name = manifests.SIGNING_KEY if args.command == "sign" else manifests.PUBLIC_KEY
         key = manifests.setting(name, args.key)
@@ -492,6 +505,9 @@ def predict(argv: list[str] | None = None) -> int:
         "  mlops-predict --X-test - --output - < new.csv",
     )
     parser.add_argument("--model", metavar="FILE", default="models/best_model.joblib", help="default: %(default)s")
+    parser.add_argument(
+        "--trust-file", action="store_true", help="load a model without a manifest: it runs whatever code is in it"
+    )
     parser.add_argument("--X-test", metavar="FILE", help="rows, - for standard input (default: data/processed/Xtest.csv)")
     parser.add_argument("--y-test", metavar="FILE", help="outcomes (default: data/processed/ytest.csv if --X-test is not given)")
     parser.add_argument("--output", metavar="FILE", help="write the predictions there; - is standard output")
@@ -510,7 +526,7 @@ def predict(argv: list[str] | None = None) -> int:
         from mlops_project.modeling import predict as predicting
         from mlops_project.modeling.model import load_model
 
-        model = load_model(args.model)
+        model = load_model(args.model, trust_file=args.trust_file)
         y_file = args.y_test or (None if args.X_test else PROCESSED / "ytest.csv")
         X_file = args.X_test or PROCESSED / "Xtest.csv"
         outputs = [*([predicting.PREDICTED] if args.save else []), *([args.output] if args.output else [])]
@@ -616,6 +632,9 @@ def mlflow_sync(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--registered-model", metavar="NAME", default="credit-risk-model", help="name in the registry (default: %(default)s)"
     )
+    parser.add_argument(
+        "--trust-file", action="store_true", help="take models of revisions without a manifest: runs whatever code is in them"
+    )
     args = parser.parse_args(argv)
     if args.champion and (args.experiments or len(args.revision) > 1):
         parser.error("--champion: found several revisions, expected one")
@@ -626,7 +645,7 @@ def mlflow_sync(argv: list[str] | None = None) -> int:
         revisions = named(args.revision or ([] if args.experiments else ["HEAD"])) + (experiments() if args.experiments else [])
         target = Target(args.tracking_uri, args.to, args.registered_model)
         failed = 0
-        for pushed in sync(revisions, target, champion=args.champion):
+        for pushed in sync(revisions, target, champion=args.champion, trust_file=args.trust_file):
             label = pushed.revision.label
             if pushed.error is None:
                 print(f"{label}: run {pushed.run_id} {'written' if pushed.new else 'is there already'}")

@@ -241,6 +241,26 @@ class TuneParams(Strict, frozen=True):
     space: Space
 
 
+class MonitoringParams(Strict, frozen=True):
+    false_alarm_rate: Share
+    simulations: Annotated[int, Meta(ge=100, le=100_000)]
+    bins: Annotated[int, Meta(ge=2, le=100)]
+    min_rows: Annotated[int, Meta(ge=10)]
+    classifier_rows: Annotated[int, Meta(ge=100, le=5_000)]
+    classifier_folds: Annotated[int, Meta(ge=2)]
+    seed: Seed
+
+
+class QualityParams(Strict, frozen=True):
+    outcome_days: Annotated[float, Meta(ge=0, le=36_500)]
+    window_days: Annotated[float, Meta(gt=0, le=36_500)]
+    min_outcomes: Annotated[int, Meta(ge=20)]
+    false_alarm_rate: Share
+    permutations: Annotated[int, Meta(ge=100, le=100_000)]
+    data_tolerance: Annotated[float, Meta(ge=0, lt=1)]
+    seed: Seed
+
+
 class RetrainingParams(Strict, frozen=True):
     outcome_days: Annotated[float, Meta(ge=0, le=36500)]
     max_bad_cells: Annotated[float, Meta(ge=0, le=1)]
@@ -260,6 +280,8 @@ class Params(Strict, frozen=True):
     models: ModelParams
     evaluate: EvaluateParams
     tune: TuneParams
+    monitoring: MonitoringParams
+    quality: QualityParams
     retraining: RetrainingParams
 
 
@@ -398,6 +420,22 @@ def _contradictions(params: Params) -> Iterable[str]:
         yield f"train.candidates: found {train.candidates}, expected two models or more to choose from"
     if absent := [name for name in train.candidates if getattr(models.best, name) is None]:
         yield f"models.best: the section {absent[0]!r} of a model in train.candidates is missing; copy it from models.{absent[0]}"
+    watch = params.monitoring
+    if watch.simulations < 20 / watch.false_alarm_rate:
+        yield (
+            f"monitoring.simulations: found {watch.simulations}, expected {20 / watch.false_alarm_rate:.0f} or more"
+            f" to tell what happens at monitoring.false_alarm_rate {watch.false_alarm_rate:g}"
+        )
+    if watch.min_rows < 2 * watch.classifier_folds:
+        yield (
+            f"monitoring.classifier_folds: found {watch.classifier_folds}, expected half of monitoring.min_rows"
+            f" ({watch.min_rows}) at most"
+        )
+    if params.quality.permutations < 20 / params.quality.false_alarm_rate:
+        yield (
+            f"quality.permutations: found {params.quality.permutations}, expected {20 / params.quality.false_alarm_rate:.0f} or"
+            f" more to tell what happens at quality.false_alarm_rate {params.quality.false_alarm_rate:g}"
+        )
     for key, blend in (("models.blend", models.blend), ("models.best.blend", models.best.blend)):
         if blend is not None and len(blend.members) < 2:
             yield f"{key}: found {blend.members}, expected the sections of two models or more"

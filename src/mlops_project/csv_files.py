@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import itertools
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def read_columns(path: Path, source: str, header: list[str], delimiter: str, wan
         If there is no row, a row is longer or shorter than the header, or the file cannot be read.
     """
     with readable(source):
-        if _check_rows(path, len(header), delimiter, source) == 0:
+        if check_rows(path, source, delimiter) == 0:
             raise DataError(f"{source}: holds a header and no rows; expected at least one applicant")
         # The header was read and checked; plain positions keep pandas from renaming or guessing anything.
         table = pd.read_csv(
@@ -86,12 +87,13 @@ def read_columns(path: Path, source: str, header: list[str], delimiter: str, wan
     return table[wanted].set_axis([header[i] for i in wanted], axis=1)
 
 
-def _check_rows(path: Path, width: int, delimiter: str, source: str) -> int:
-    """Count the rows and refuse one of another length: pandas would fill or shift its cells in silence."""
+def check_rows(file: str | Path | io.BytesIO, source: str, delimiter: str = ",") -> int:
+    """Count the rows, and raise DataError if one has another length than the header: pandas would fill or shift it in silence."""
     count = 0
-    with open(path, newline="", encoding="utf-8-sig") as stream:
-        reader = csv.reader(stream, delimiter=delimiter)
-        next(reader)
+    # A copy: closing the text closes what is below it.
+    with readable(source), io.BytesIO(file.getvalue()) if isinstance(file, io.BytesIO) else open(file, "rb") as content:
+        reader = csv.reader(io.TextIOWrapper(content, newline="", encoding="utf-8-sig"), delimiter=delimiter)
+        width = len(next(filter(None, reader)))
         start = reader.line_num + 1
         for row in reader:
             if len(row) != width and row:

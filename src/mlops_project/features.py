@@ -334,7 +334,7 @@ def prepare_features(
     """
     # Here and not above: `preprocessing` joins the transformers of this module.
     from mlops_project.config import MODELS, load_params
-    from mlops_project.files import dump
+    from mlops_project.manifest import dump
     from mlops_project.preprocessing import feature_table, fit_preprocessor
     from mlops_project.schema import load_contract
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import io
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import yaml
 from mlops_project.errors import DataError, PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     import pandas as pd
 
@@ -183,6 +184,26 @@ def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: boo
         table.to_csv(temporary, index=index, lineterminator="\n", encoding="utf-8")
 
 
+def _read_csv(source: str | Path | BinaryIO, name: str, types: dict[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    from mlops_project.csv_files import check_rows
+
+    if not isinstance(source, str | Path):  # it is read twice
+        source = io.BytesIO(source.read())
+    error = None
+    try:
+        table = pd.read_csv(source, dtype=types, keep_default_na=False, na_values=[""], low_memory=False)
+    except pd.errors.ParserError as found:
+        error = found
+    # pandas fills short rows up, so they end in a missing cell, and where all are long it takes the first cells for an index.
+    if error or table.iloc[:, -1].isna().any() or not table.index.equals(pd.RangeIndex(len(table))):
+        check_rows(source, name)
+    if error:
+        raise error
+    return table
+
+
 def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True) -> pd.DataFrame:
     """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
 
@@ -206,11 +227,7 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
             table = pd.read_parquet(path)
             table = table.reset_index() if table.index.name == APPLICANT_ID else table
         else:
-            source = sys.stdin.buffer if str(path) == "-" else path
-            table = pd.read_csv(source, dtype=as_text, keep_default_na=False, na_values=[""], low_memory=False)
-            # Where all rows are longer than the header, pandas takes the first cells for an index and shifts the rest.
-            if not table.index.equals(pd.RangeIndex(len(table))):
-                raise ValueError("the rows have more cells than the header")  # noqa: TRY301
+            table = _read_csv(sys.stdin.buffer if str(path) == "-" else path, str(name), as_text)
     except ImportError:
         raise DataError(f"{name}: {NEEDS_PYARROW}") from None
     except FileNotFoundError:
@@ -228,34 +245,3 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
     if APPLICANT_ID in table:
         return table.set_index(APPLICANT_ID)
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="row"))
-
-
-def dump(estimator: Any, path: str | Path) -> None:
-    """Write an estimator with joblib."""
-    import joblib
-
-    with atomic_path(path) as temporary:
-        joblib.dump(estimator, temporary, compress=("zlib", 3))
-
-
-def load(path: str | Path, check: Callable[[Any], bool], expected: str, content: BinaryIO | None = None) -> Any:
-    """Read an object that ``dump`` wrote, or the content of its file.
-
-    Unpickling runs code: load only files that come out of this repository's own pipeline.
-
-    Raises
-    ------
-    PipelineError
-        If the file is absent, damaged or holds something else than ``expected``.
-    """
-    import joblib
-
-    try:
-        loaded = joblib.load(path if content is None else content)
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: not found; run `dvc repro` (or the stage that writes it) first") from None
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise PipelineError(f"{path}: cannot be loaded ({type(error).__name__}); run `dvc repro` to write it anew") from error
-    if not check(loaded):
-        raise PipelineError(f"{path}: found a {type(loaded).__name__}, expected {expected}")
-    return loaded

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sklearn.pipeline import Pipeline
 
-from mlops_project import files
 from mlops_project.errors import ParamsError
 from mlops_project.features import FeaturePreprocessor, InvalidDataHandler, OutlierHandler, RowFeatures
+from mlops_project.manifest import load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,6 +118,6 @@ def feature_table(preprocessor: Pipeline, X: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(preprocessor.transform(X), index=X.index, columns=preprocessor.get_feature_names_out())
 
 
-def load_preprocessor(path: str | Path) -> Pipeline:
-    """Read a preprocessor that the featurize stage wrote. Raises PipelineError if it is not one."""
-    return files.load(path, lambda found: isinstance(found, Pipeline), "a preprocessor of the featurize stage")
+def load_preprocessor(path: str | Path, *, trust_file: bool = False) -> Pipeline:
+    """Read a preprocessor that the featurize stage wrote; parameters and errors as `manifest.load`."""
+    return load(path, Pipeline, "a preprocessor of the featurize stage", trust_file=trust_file)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -299,6 +300,30 @@ def test_a_revision_without_outputs_does_not_stop_the_others(project):
     assert "dvc.lock: not found" in message
     commit = project.run("git", "rev-parse", "HEAD").strip()
     assert len(project.runs(f"tags.git_commit = '{commit}'")) == 1
+
+
+def test_a_model_is_pushed_by_the_manifest_of_its_commit_or_if_it_is_trusted(project):
+    manifest = "models/best_model.joblib.manifest.json"
+    project.run("git", "rm", "-q", manifest)
+    project.commit("no manifest")
+    none = project.run("git", "rev-parse", "HEAD").strip()
+    project.run("git", "revert", "--no-edit", "HEAD")
+    text = (project.path / manifest).read_text(encoding="utf-8")
+    (project.path / manifest).write_text(re.sub(r'"sha256": "\w+"', f'"sha256": "{"0" * 64}"', text), encoding="utf-8")
+    project.commit("another model's")
+    other = project.run("git", "rev-parse", "HEAD").strip()
+    project.run("git", "revert", "--no-edit", "HEAD")
+    assert f"{manifest}: not found in {none}; if you know who made its model, pass --trust-file" in project.sync(
+        "--revision", none, code=1
+    )
+    for option in ((), ("--trust-file",)):
+        assert "not loaded: found SHA-256" in project.sync("--revision", other, *option, code=1), (
+            "trust is for what has no manifest"
+        )
+    project.sync("--revision", none, "--trust-file")
+    (run,) = project.runs(f"tags.git_commit = '{none}'")
+    rows = f"__import__('pandas').read_csv({str(project.path / 'data/processed/Xtest.csv')!r}, nrows=3)"
+    assert len(project.ask(f"list(mlflow.pyfunc.load_model('runs:/{run}/model').predict({rows}))")) == 3
 
 
 SCRIPT = ("python", "scripts/mlflow_experiments.py")

@@ -252,7 +252,7 @@ def test_a_newer_schema_is_refused(url):
     open_store(url).close()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("UPDATE prediction_log SET schema_version = 9")
-    with pytest.raises(LogError, match="schema 9, expected up to 1"):
+    with pytest.raises(LogError, match="schema 9, expected up to 2"):
         open_store(url)
 
 
@@ -260,3 +260,20 @@ def test_a_wrong_password_is_said_without_showing_it(server):
     with pytest.raises(LogError, match="password authentication failed") as refused:
         open_store(server.url(password="another-secret"))
     assert "another-secret" not in str(refused.value)
+
+
+def test_a_log_of_schema_1_is_brought_up_with_what_it_holds(url):
+    one = record()
+    with contextlib.closing(open_store(url)) as store:
+        store.append([one])
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP TABLE reports")
+        connection.execute("DROP TABLE models")
+        connection.execute("UPDATE prediction_log SET schema_version = 1")
+    with contextlib.closing(open_store(url)) as store:
+        assert store.first_served(one.model_version) == one.time
+        for content in (b"old", b"\x00\xff"):
+            store.put_report("drift", content)
+        assert store.reports()["drift"].content == b"\x00\xff"
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT schema_version FROM prediction_log").fetchall() == [(2,)]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from mlops_project.cli import predict
 from mlops_project.config import Params
 from mlops_project.dataset import Applicants
 from mlops_project.errors import DataError, PipelineError
-from mlops_project.files import dump
+from mlops_project.manifest import dump, manifest_path
 from mlops_project.modeling import batch
 from mlops_project.modeling.batch import Place, predict_file
 from mlops_project.modeling.model import RiskModel, load_model
@@ -51,7 +52,8 @@ def model_file(_applicants: Applicants, contract: Contract, params: Params, tmp_
 @pytest.fixture
 def here(model_file: Path, raw_table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with a model and 1,020 raw rows, which is the working directory."""
-    (tmp_path / "model.joblib").write_bytes(model_file.read_bytes())
+    for file in (model_file, manifest_path(model_file)):
+        shutil.copy(file, tmp_path)
     write_csv(raw_table, tmp_path / "rows.csv")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -75,7 +77,12 @@ def test_predictions_are_those_of_the_small_way(batch_rows: int, here: Path, raw
     table = raw_table.set_index(pd.RangeIndex(1, len(raw_table) + 1, name="row"))
     expected = prediction_table(model, table, model.predict_proba(table)[:, 1], details=True, reasons=3)
     assert (here / "scores.csv").read_text(encoding="utf-8") == expected.to_csv(lineterminator="\n")
-    assert sorted(path.name for path in here.iterdir()) == ["model.joblib", "rows.csv", "scores.csv"]
+    assert sorted(path.name for path in here.iterdir()) == [
+        "model.joblib",
+        "model.joblib.manifest.json",
+        "rows.csv",
+        "scores.csv",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -285,3 +292,15 @@ def test_the_command_takes_raw_files_without_ids(here: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == (here / "scores.csv").read_text(encoding="utf-8")
     assert predict([*common, "--save"]) == 0
     assert len(pd.read_csv("predictions/predictions.csv")) == 1020
+
+
+def test_the_command_refuses_a_model_without_a_manifest_unless_it_is_trusted(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("model.joblib").rename("other.joblib")
+    arguments = ["--model", "other.joblib", "--X-test", "rows.csv", "--output", "scores.csv"]
+    assert predict(arguments) == 1
+    assert capsys.readouterr().err.startswith("error: other.joblib.manifest.json: not found; ")
+    assert not Path("scores.csv").exists()
+    assert predict([*arguments, "--trust-file"]) == 0
+    assert len(pd.read_csv("scores.csv")) == 1020

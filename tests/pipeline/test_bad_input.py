@@ -198,7 +198,7 @@ def test_failed_repro_says_how_to_restore(clone):
     assert done.returncode != 0
     assert "make restore" in done.stderr
     # What `make restore` does, without setting up an environment in the clone.
-    clone.git("checkout", "--", "dvc.lock", "metrics")
+    clone.git("checkout", "--", "dvc.lock", "metrics", "models")
     clone.dvc("checkout", "--force", "prepare", "featurize", "train", "evaluate")
     assert (clone.path / "data/processed/Xtest.csv").read_bytes() == good
     assert clone.git("hash-object", "metrics/prepare.json") == committed

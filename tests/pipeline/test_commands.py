@@ -128,7 +128,7 @@ def test_command_api_and_stage_find_the_same(quick, sampler):
     quick.dvc("repro")
     assert results(quick) == by_command, "DVC stage and command"
     assert p_good(quick.path / "data/predictions/held_out.csv") == p_good(quick.path / "predictions/predictions.csv")
-    quick.git("checkout", "-q", "params.yaml", "dvc.lock", "metrics")
+    quick.git("checkout", "-q", "params.yaml", "dvc.lock", "metrics", "models")
     quick.dvc("checkout", "--force")
 
 
@@ -194,6 +194,25 @@ def test_what_cannot_be_done_is_one_line(quick, workdir, monkeypatch, capsys, na
         code = end.code
     assert code != 0
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("prepare_features", ["--output-train", "-", "--train"]),
+        ("train", ["--output", "x.joblib", "--y-train", "data/processed/ytest.csv", "--X-train"]),
+        ("predict", ["--y-test", "data/processed/ytest.csv", "--X-test"]),
+        ("predict", ["--output", "x.csv", "--X-test"]),
+    ],
+)
+def test_rows_that_are_shorter_than_the_header_are_refused(quick, workdir, monkeypatch, capsys, name, arguments):
+    monkeypatch.chdir(quick.path)
+    rows = Path("data/processed/Xtest.csv").read_text(encoding="utf-8").splitlines()
+    rows[4] = ",".join(rows[4].split(",")[:3])
+    (workdir / "X.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert getattr(cli, name)([*arguments, f"{workdir}/X.csv"]) == 1
+    expected = f"error: {workdir}/X.csv: line 5 has 3 cells, expected {len(rows[0].split(','))} as in the header"
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

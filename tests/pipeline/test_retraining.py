@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_project.modeling.manifest import write_keys
+from mlops_project.manifest import write_keys
 from mlops_project.monitoring.retrain_cli import main
 
 COMMAND = (sys.executable, "-c", "import sys; from mlops_project.monitoring.retrain_cli import main; sys.exit(main())")

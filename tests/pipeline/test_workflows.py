@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mlops_project.modeling.model import load_model
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / ".github/workflows"
 TAG = "credit-risk-model@v1.2.3"
@@ -167,6 +169,7 @@ class TestSteps:
         (recorded,) = (out["md5"] for out in lock["stages"]["train"]["outs"] if out["path"] == "models/best_model.joblib")
         assert hashlib.md5(model.read_bytes(), usedforsecurity=False).hexdigest() == recorded
         assert {path.name for path in dist.iterdir()} >= {"policy.json", "model_card.md", "evaluate.json", "train.json"}
+        assert load_model(model).name == "logistic_regression", "it is released with its manifest"
         assert "A `logistic_regression`" in (dist / "model_card.md").read_text(encoding="utf-8")
         subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=dist, check=True)
 

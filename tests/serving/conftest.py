@@ -13,8 +13,7 @@ import pytest
 
 from mlops_project.config import Params
 from mlops_project.dataset import Applicants
-from mlops_project.files import dump
-from mlops_project.modeling.manifest import write_manifest
+from mlops_project.manifest import dump, write_manifest
 from mlops_project.modeling.model import RiskModel
 from mlops_project.modeling.policy import make_policy
 from mlops_project.modeling.train import fit
@@ -64,7 +63,6 @@ def trained(
         p_good = model.predict_proba(_applicants.table[:ROWS])[:, 1]
         policy = make_policy(y, p_good, np.ones(len(y)), params.evaluate, prior=0.1)
         (folder / "policy.json").write_text(policy.to_json(), encoding="utf-8")
-        write_manifest(folder / "model.joblib")
         write_manifest(folder / "policy.json", [folder / "model.joblib"])
 
     return train

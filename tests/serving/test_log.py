@@ -185,7 +185,7 @@ def test_a_newer_schema_is_refused_with_what_to_do(url):
     open_store(url).close()
     with contextlib.closing(sqlite3.connect(path_of(url))) as connection:
         connection.execute("PRAGMA user_version = 7")
-    with pytest.raises(LogError, match=r"schema 7, expected up to 1.*upgrade"):
+    with pytest.raises(LogError, match=r"schema 7, expected up to 2.*upgrade"):
         open_store(url)
 
 
@@ -344,3 +344,57 @@ def test_all_that_was_acknowledged_before_a_kill_is_in_the_log(url):
     assert complete <= read(url).keys()
     with contextlib.closing(sqlite3.connect(path_of(url))) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+SCHEMA_1 = """
+CREATE TABLE requests (id INTEGER PRIMARY KEY, request_id TEXT NOT NULL UNIQUE, time REAL NOT NULL, model_version TEXT NOT NULL,
+ row_count INTEGER NOT NULL, deleted INTEGER NOT NULL, inputs BLOB NOT NULL, results BLOB NOT NULL);
+CREATE INDEX requests_time ON requests (time);
+CREATE TABLE applicants (applicant TEXT NOT NULL, request_id TEXT NOT NULL, position INTEGER NOT NULL,
+ PRIMARY KEY (applicant, request_id, position));
+CREATE INDEX applicants_request ON applicants (request_id);
+CREATE TABLE outcomes (request_id TEXT NOT NULL, position INTEGER NOT NULL, outcome TEXT NOT NULL, time REAL NOT NULL,
+ PRIMARY KEY (request_id, position));
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_log_of_schema_1_is_brought_up_with_what_it_holds(url):
+    path_of(url).parent.mkdir()
+    old = record(when=1000.0)
+    with contextlib.closing(sqlite3.connect(path_of(url))) as connection:
+        connection.executescript(SCHEMA_1)
+        for when in (2000.0, 1000.0):
+            connection.execute(
+                "INSERT INTO requests (request_id, time, model_version, row_count, deleted, inputs, results)"
+                " VALUES (?, ?, ?, 1, 0, ?, ?)",
+                (new_request_id(), when, old.model_version, old.inputs, old.results),
+            )
+        connection.commit()
+    with contextlib.closing(open_store(url)) as store:
+        assert [logged.record.inputs for logged in store.read()] == [old.inputs, old.inputs]
+        assert store.first_served(old.model_version) == 1000.0
+        store.put_report("drift", b"{}")
+    with contextlib.closing(open_store(url)) as store:
+        assert store.reports()["drift"].content == b"{}"
+
+
+def test_the_latest_report_of_each_name_is_kept(store):
+    assert store.reports() == {}
+    before = time.time()
+    for name, content in (("drift", b"old"), ("quality", b"\x00\xff"), ("drift", b"new")):
+        store.put_report(name, content)
+    found = store.reports()
+    assert {name: report.content for name, report in found.items()} == {"drift": b"new", "quality": b"\x00\xff"}
+    assert all(before <= report.time <= time.time() for report in found.values())
+
+
+def test_since_when_a_model_answers_is_known_for_good(url, store):
+    first = store.first_served("a")
+    assert time.time() - first < 60
+    assert store.first_served("b") >= first
+
+    async def work(log):
+        return await log.first_served("a"), await log.reports()
+
+    assert run(url, work) == (first, {})

@@ -72,6 +72,43 @@ def test_one_by_one_and_all_at_once_say_the_same(clients, dirty, name):
         assert [reason["column"] for reason in found["reasons"]] == [reason["column"] for reason in expected["reasons"]]
 
 
+def by_column(rows: list[dict]) -> dict[str, list]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+@pytest.mark.parametrize("rows", [3, COUNT])
+@pytest.mark.parametrize("name", ["scorecard", "svm"])
+def test_columns_are_answered_by_columns(clients, dirty, name, rows):
+    client = clients(name)
+    applicants = [{"applicant_id": f"A-{i}"} | row for i, row in enumerate(records(dirty.iloc[:rows]))]
+    expected = client.predict(applicants, 2).json["predictions"]
+    answer = client.predict(by_column(applicants), 2)
+    assert answer.status == 200, answer.body
+    assert answer.json["predictions"] == by_column(expected)
+    with sqlite3.connect(client.service.settings.log.removeprefix("sqlite:///")) as log:
+        (named,) = log.execute("SELECT count(*) FROM applicants WHERE request_id = ?", (answer.json["request_id"],)).fetchone()
+    assert named == rows
+
+
+def test_columns_that_do_not_fit_are_refused(client, good):
+    columns = by_column([good] * 40)
+    for change, said in [
+        ({"alter": 30}, "field alter: found a number, expected an array"),
+        ({"alter": [30]}, "field alter: found 1 cells, expected 40 as in"),
+        ({"alter": [30] * 39 + [[30]]}, "row 39, field alter: found an array, expected a text"),
+        ({"nobody": [1] * 40}, "field nobody: unknown column"),
+        ({name: [] for name in columns}, "found no applicant"),
+    ]:
+        answer = client.predict(columns | change)
+        assert answer.status == 422, answer.body
+        assert said in answer.json["detail"]
+    answer = client.predict({name: cells for name, cells in columns.items() if name != "alter"})
+    assert "field alter: the column is absent" in answer.json["detail"]
+    assert client.predict(json.dumps(columns).encode()[:-1] + b', "alter": [1]}').status == 400
+    few = {name: [True, *cells[:2]] for name, cells in columns.items()}
+    assert client.predict(few).json["predictions"]["treated_as_missing"][0] == list(good)
+
+
 @pytest.mark.parametrize("name", ["scorecard", "svm"])
 def test_reasons_are_the_models_own(clients, trained, dirty, name):
     found = clients(name).predict(records(dirty.iloc[:10]), 4).json["predictions"]

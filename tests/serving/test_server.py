@@ -160,6 +160,37 @@ def test_a_killed_worker_is_replaced_at_once(serve, good):
     assert b"mlops_worker_restarts_total 2.0" in server.ask("GET", "/metrics")[1]
 
 
+def test_figures_are_of_all_workers_and_those_of_a_killed_one_stay(serve, good):
+    def figure(name: str) -> float:
+        lines = server.ask("GET", "/metrics")[1].decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+    def settles(name: str, expected: float) -> None:
+        end = time.monotonic() + 20
+        while (found := figure(name)) != expected and time.monotonic() < end:
+            time.sleep(0.05)
+        assert found == expected, name
+
+    server = serve().ready()
+    answers = 'mlops_http_requests_total{route="/v1/predict",status="200"}'
+    # A connection each: whoever accepts it counts it.
+    for _ in range(40):
+        assert server.ask("POST", "/v1/predict", [good, good])[0] == 200
+    settles(answers, 40)
+    settles("mlops_predictions_total", 80)
+    settles("mlops_workers", 2)
+    victim = server.workers[0]
+    victim.kill()
+    server.wait_for(rf"worker {victim.pid} died")
+    settles("mlops_workers", 2)
+    for _ in range(10):
+        assert server.ask("POST", "/v1/predict", good)[0] == 200
+    settles(answers, 50)
+    settles("mlops_predictions_total", 90)
+    assert figure("mlops_probability_of_default_count") == 90
+    assert figure("mlops_log_commit_seconds_count") == 50
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_end_waits_for_answers(serve, good, number):
     server = serve().ready()

@@ -1,5 +1,6 @@
 """The rest of the service in this process: who may call, exchange of models, lineage, documentation, figures."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,10 +12,11 @@ import pytest
 
 from mlops_project.errors import PipelineError
 from mlops_project.files import read_yaml
+from mlops_project.manifest import write_manifest
 from mlops_project.modeling.compiled import CompiledScorer
-from mlops_project.modeling.manifest import write_manifest
-from mlops_project.serving import keys, loading, models, schema
+from mlops_project.serving import keys, loading, metrics, models, schema
 from mlops_project.serving.loading import load
+from mlops_project.serving.log import open_store
 from mlops_project.serving.settings import read_settings
 from mlops_project.serving.state import Files, read_events
 
@@ -342,22 +344,85 @@ def test_every_reference_of_the_document_leads_somewhere(client):
         assert found
 
 
+def figures_of(client) -> dict[str, float]:
+    """Return samples by name and labels."""
+    lines = client.request("GET", "/metrics").body.decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
 def test_figures_are_counted(clients, good):
     client = clients(max_rows=77)
-    before = client.request("GET", "/metrics").body.decode()
-    assert 'mlops_http_requests_total{route="/v1/predict"' not in before
+    before = figures_of(client)
+    # What alerts ask for is there before anything happens.
+    assert before['mlops_http_requests_total{route="/v1/predict",status="200"}'] == 0
+    column = next(iter(good))
+    assert before[f'mlops_cells_missing_total{{feature="{column}",reason="treated"}}'] == 0
     client.predict([good] * 5)
+    answers = client.predict([good, {**good, column: "no such code"}, {}]).json["predictions"]
     client.predict(b"x")
     client.request("GET", "/some/path/of/an/attacker")
-    text = client.request("GET", "/metrics").body.decode()
-    for line in (
-        'mlops_http_requests_total{route="/v1/predict",status="200"} 1.0',
-        'mlops_http_requests_total{route="/v1/predict",status="400"} 1.0',
-        'mlops_http_requests_total{route="other",status="404"} 1.0',
-        "mlops_predictions_total 5.0",
-    ):
-        assert line in text
-    assert "attacker" not in text
+    found = figures_of(client)
+    assert found['mlops_http_requests_total{route="/v1/predict",status="200"}'] == 2
+    assert found['mlops_http_requests_total{route="/v1/predict",status="400"}'] == 1
+    assert found['mlops_http_requests_total{route="other",status="404"}'] == 1
+    assert found['mlops_http_request_seconds_count{route="/v1/predict"}'] == 3
+    assert found['mlops_http_request_seconds_bucket{le="+Inf",route="/v1/predict"}'] == 3
+    decisions = {name: found[f'mlops_predictions_total{{decision="{name}"}}'] for name in ("approve", "refuse")}
+    assert sum(decisions.values()) == found["mlops_probability_of_default_count"] == 8
+    of_five = client.predict(good).json["predictions"][0]
+    expected = [*[of_five] * 5, *answers]
+    assert decisions["approve"] == [answer["decision"] for answer in expected].count("approve")
+    p = [answer["probability_of_default"] for answer in expected]
+    assert found["mlops_probability_of_default_sum"] == pytest.approx(sum(p))
+    for bound in (0.05, 0.3, 0.5, 1.0):
+        assert found[f'mlops_probability_of_default_bucket{{le="{bound}"}}'] == sum(value <= bound for value in p)
+    assert found[f'mlops_cells_missing_total{{feature="{column}",reason="treated"}}'] == 1
+    assert found[f'mlops_cells_missing_total{{feature="{column}",reason="absent"}}'] == 1
+    assert found["mlops_log_commit_seconds_count"] == 2
+    assert found["mlops_log_waiting_records"] == found["mlops_log_oldest_waiting_seconds"] == 0
+    assert found["mlops_log_usable"] == found["mlops_workers"] == 1
+    assert found["mlops_model_first_served_seconds"] <= time.time()
+    assert not any("attacker" in name for name in found)
+
+
+def test_a_log_that_cannot_be_written_shows_in_the_figures(clients, good, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "READ_EVERY", 0.0)
+    path = tmp_path / "log.db"
+    client = clients(log=f"sqlite:///{path}")
+    assert client.predict(good).status == 200
+    path.rename(tmp_path / "elsewhere.db")
+    assert client.predict(good).status == 503
+    found = figures_of(client)
+    assert found["mlops_log_failures_total"] == 1
+    assert found["mlops_log_usable"] == 0
+    (tmp_path / "elsewhere.db").rename(path)
+    assert figures_of(client)["mlops_log_usable"] == 1
+
+
+def test_reports_of_the_log_become_figures_and_a_broken_one_is_said(clients, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "READ_EVERY", 0.0)
+    client = clients(log=f"sqlite:///{tmp_path}/log.db")
+    drift = {
+        "drift": True, "reference": {"rows": 700}, "window": {"rows": 90},
+        "classifier": {"roc_auc": 0.6, "low": 0.5, "high": 0.7},
+        "tests": [
+            {"feature": "a", "check": "psi", "value": 0.2, "threshold": 0.1, "p_value": 0.01, "drift": True},
+            {"feature": None, "check": "score_ks", "value": 0.1, "threshold": None, "p_value": 0.4, "drift": False},
+        ],
+        "features": [{"name": "a", **{key: {"reference": 0.1, "window": 0.2} for key in ("missing", "out_of_contract")}}],
+        "score": {"bins": [{"label": "up to 0.5", "reference": 0.5, "window": 0.9}]},
+    }  # fmt: skip
+    with contextlib.closing(open_store(f"sqlite:///{tmp_path}/log.db")) as store:
+        store.put_report("drift", json.dumps(drift).encode())
+        store.put_report("quality", b'{"figures": "nonsense"}')
+        store.put_report("of a later version", b"\xff")
+    found = figures_of(client)
+    assert found["mlops_drift_detected"] == found['mlops_report_readable{report="drift"}'] == 1
+    assert found['mlops_drift_statistic{check="psi",feature="a"}'] == 0.2
+    assert found['mlops_drift_cell_share{feature="a",kind="missing",side="window"}'] == 0.2
+    assert 'mlops_drift_threshold{check="score_ks",feature=""}' not in found
+    assert found['mlops_report_readable{report="quality"}'] == 0
+    assert time.time() - found['mlops_report_timestamp_seconds{report="drift"}'] < 60
 
 
 def test_without_a_model_it_is_not_ready(trained, opened, tmp_path, good):

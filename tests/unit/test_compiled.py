@@ -116,10 +116,9 @@ def test_cells_are_parsed_as_the_contract_parses_a_table(records: list[dict]) ->
     treated = [[name for name, s in zip(FEATURES, row, strict=True) if s in (TOKEN, INVALID)] for row in expected.status]
     missing = [[name for name, s in zip(FEATURES, row, strict=True) if s == MISSING] for row in expected.status]
     for parsed in (SCORER.parse(records), by_columns):
-        assert [list(row) for row in parsed.treated] == treated
-        assert [list(row) for row in parsed.missing] == missing
-    assert [list(parsed.treated[0]) for parsed in one_by_one] == treated
-    assert [list(parsed.missing[0]) for parsed in one_by_one] == missing
+        assert [[list(row) for row in rows] for rows in parsed.gaps()] == [treated, missing]
+    assert [list(parsed.gaps()[0][0]) for parsed in one_by_one] == treated
+    assert [list(parsed.gaps()[1][0]) for parsed in one_by_one] == missing
 
 
 @given(st.lists(st.floats(width=32) | st.integers(-(2**31), 2**31).map(float), min_size=1, max_size=9))
@@ -137,6 +136,8 @@ def test_a_truth_value_is_no_number_whoever_stands_beside_it() -> None:
         found = EVERY_KIND.parse("grade", pd.Series(cells, dtype=object)).values
         np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(EVERY_KIND.parse("flag", pd.Series([True, 1, False])).values, [0, math.nan, 1])
+    # Nor its neighbour's type: 1 is another code than 1.0 here.
+    np.testing.assert_array_equal(EVERY_KIND.parse("region", pd.Series([1, -999.0], dtype=object)).values, [2, math.nan])
 
 
 @pytest.mark.parametrize("strange", [[], [1], {}, {"a": 1}, b"1", 1 + 0j])
@@ -144,7 +145,7 @@ def test_what_is_no_cell_is_out_of_contract(strange: object) -> None:
     for n in (1, 9):
         parsed = SCORER.parse([{"grade": strange, "amount": 5}] * n)
         np.testing.assert_array_equal(parsed.values[:, :3], [[5.0, math.nan, math.nan]] * n)
-        assert parsed.treated == [["grade"]] * n
+        assert parsed.gaps()[0] == [["grade"]] * n
 
 
 def test_what_is_remembered_is_bounded() -> None:

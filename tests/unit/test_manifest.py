@@ -1,8 +1,10 @@
 """Nothing is loaded on trust: the file by its manifest, the manifest by the commit or a signature."""
 
+import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,12 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from mlops_project import cli
+from mlops_project import cli, manifest
 from mlops_project.errors import PipelineError
-from mlops_project.modeling import manifest
-from mlops_project.modeling.manifest import load_verified, manifest_path, read_verified, sign, signature_path, verify
-from mlops_project.modeling.model import RiskModel
-from mlops_project.modeling.train import fit, write_model
+from mlops_project.manifest import dump, load, manifest_path, read_verified, sign, signature_path, verify
+from mlops_project.modeling.model import RiskModel, load_model
+from mlops_project.modeling.train import fit
 from mlops_project.preprocessing import build_preprocessor
 
 
@@ -41,7 +42,7 @@ def trained(tmp_path_factory, contract, params) -> Path:
     settings = replace(params.train, model="decision_tree")
     preprocessor = build_preprocessor(contract, params.featurize)
     model = fit(rows.table[:200], rows.target[:200], preprocessor, contract, settings, params.models)
-    write_model(model, folder / "best_model.joblib")
+    dump(model, folder / "best_model.joblib")
     (folder / "policy.json").write_text("{}\n")
     manifest.write_manifest(folder / "policy.json", made_with=[folder / "best_model.joblib"])
     return folder
@@ -91,8 +92,8 @@ def match_manifest(path: Path) -> None:
 
 
 def test_a_committed_model_loads_with_the_hash_of_its_bytes(committed: Path) -> None:
-    loaded, sha256 = load_verified(committed)
-    assert isinstance(loaded, RiskModel)
+    content, sha256 = read_verified(committed)
+    assert content == committed.read_bytes()
     assert sha256 == hashlib.sha256(committed.read_bytes()).hexdigest() == verify(committed)
 
 
@@ -103,10 +104,12 @@ def test_nothing_in_a_refused_file_is_run(committed: Path) -> None:
 
     joblib.dump(Attack(), committed)
     with pytest.raises(PipelineError, match=r"best_model.joblib: not loaded: found SHA-256 .* expects"):
-        load_verified(committed)
+        read_verified(committed)
+    with pytest.raises(PipelineError, match=r"best_model.joblib: not loaded: found SHA-256 .* expects"):
+        load_model(committed)
     match_manifest(committed)
     with pytest.raises(PipelineError, match=r"not covered by the commit \(it differs from HEAD's\); commit it"):
-        load_verified(committed)
+        read_verified(committed)
     assert not (committed.parent / "owned").exists()
 
 
@@ -117,7 +120,7 @@ def test_nothing_in_a_refused_file_is_run(committed: Path) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"not loaded: found SHA-256 .* \(\d+ bytes\)"),
         (lambda path: path.write_bytes(path.read_bytes() + b"\0"), r"not loaded: found SHA-256 .* \(more than \d+ bytes\)"),
         (lambda path: path.write_bytes(b""), r"not loaded: found SHA-256 .* \(0 bytes\)"),
-        (lambda path: path.unlink(), "best_model.joblib: not found; `dvc pull`"),
+        (lambda path: path.unlink(), "best_model.joblib: not found; run `dvc repro`"),
         (lambda path: (path.unlink(), os.mkfifo(path)), "found no plain file"),
         (lambda path: (path.unlink(), path.mkdir()), "found no plain file|Is a directory"),
         (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "found no plain file"),
@@ -133,17 +136,17 @@ def test_nothing_in_a_refused_file_is_run(committed: Path) -> None:
 def test_what_does_not_fit_its_manifest_or_the_commit_is_refused(committed: Path, change, message: str) -> None:
     change(committed)
     with pytest.raises(PipelineError, match=message):
-        load_verified(committed)
+        read_verified(committed)
 
 
 def test_a_manifest_that_was_never_committed_needs_a_flag_and_still_vouches(model: Path) -> None:
     git(model.parent.parent, "init", "-q")
     with pytest.raises(PipelineError, match=r"not covered by the commit .*pass --uncommitted"):
         verify(model)
-    assert load_verified(model, allow_uncommitted=True)[1] == verify(model, allow_uncommitted=True)
+    assert read_verified(model, allow_uncommitted=True)[1] == verify(model, allow_uncommitted=True)
     tamper(model)
     with pytest.raises(PipelineError, match="not loaded"):
-        load_verified(model, allow_uncommitted=True)
+        read_verified(model, allow_uncommitted=True)
 
 
 def test_git_variables_of_another_repository_do_not_matter(committed: Path, tmp_path_factory, monkeypatch) -> None:
@@ -233,11 +236,108 @@ def test_a_model_that_is_a_link_is_read_once(committed: Path, monkeypatch) -> No
         return found
 
     monkeypatch.setattr(manifest, "_vouched", swap)
-    loaded, sha256 = load_verified(committed)
-    assert isinstance(loaded, RiskModel)
+    content, sha256 = read_verified(committed)
+    assert content == good.read_bytes()
     assert sha256 == hashlib.sha256(good.read_bytes()).hexdigest()
     with pytest.raises(PipelineError, match="not loaded"):
-        load_verified(committed)
+        read_verified(committed)
+
+
+# --- the one door
+
+
+def test_what_unpickles_stands_in_one_place() -> None:
+    source = Path(manifest.__file__).parent
+    found = [
+        file
+        for file in source.rglob("*.py")
+        if re.search(r"(joblib|pickle|dill|torch|pd)\.(load|loads|read_pickle|Unpickler)\b", file.read_text())
+    ]
+    assert found == [source / "manifest.py"]
+
+
+def test_a_model_is_loaded_by_its_manifest_committed_or_not(model: Path) -> None:
+    assert isinstance(load_model(model), RiskModel)
+    assert isinstance(load_model(str(model)), RiskModel)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (tamper, r"best_model.joblib: not loaded: found SHA-256 \w{64} \(\d+ bytes\), best_model.joblib.manifest.json expects"),
+        (lambda path: path.unlink(), "best_model.joblib: not found; run `dvc repro` to make it, or `dvc pull` to fetch it"),
+        (lambda path: path.write_bytes(b""), r"not loaded: found SHA-256 .* \(0 bytes\)"),
+        (
+            lambda path: manifest_path(path).unlink(),
+            r"manifest.json: not found; .*`dvc repro`.*`mlops-manifest write .*model.joblib`.*--trust-file \(trust_file=True\)",
+        ),
+        (lambda path: shutil.copy(manifest_path(path.with_name("policy.json")), manifest_path(path)), "another file's manifest"),
+        (lambda path: manifest_path(path).write_text("{"), "is no manifest"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "found no plain file"),
+    ],
+)
+def test_a_model_that_does_not_fit_its_manifest_is_not_unpickled(model: Path, change, message: str) -> None:
+    change(model)
+    with pytest.raises(PipelineError, match=message):
+        load_model(model)
+
+
+def test_a_file_without_a_manifest_needs_trust_or_a_manifest_of_whoever_knows_it(model: Path, capsys) -> None:
+    manifest_path(model).unlink()
+    assert isinstance(load_model(model, trust_file=True), RiskModel)
+    assert not manifest_path(model).exists(), "trust is for once"
+    assert cli.manifest(["write", str(model)]) == 0
+    assert capsys.readouterr().out == f"{manifest_path(model)}\n"
+    assert isinstance(load_model(model), RiskModel)
+    assert cli.manifest(["write", "absent.joblib"]) == 1
+    assert "absent.joblib: not found" in capsys.readouterr().err
+
+
+def test_what_is_unpickled_are_the_bytes_that_were_hashed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(model.parent / "owned"),)
+
+    hashed = manifest._vouched
+
+    def swap(*arguments):
+        found = hashed(*arguments)
+        joblib.dump(Attack(), model)
+        return found
+
+    monkeypatch.setattr(manifest, "_vouched", swap)
+    assert isinstance(load_model(model), RiskModel)
+    assert not (model.parent / "owned").exists()
+
+
+def test_objects_are_written_byte_for_byte_alike_and_checked_when_read(tmp_path: Path) -> None:
+    content = {"weights": list(range(1000)), "name": "x"}
+    for name in ("one", "two"):
+        dump(content, tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert load(tmp_path / "one", dict, "a dict") == content
+    with pytest.raises(PipelineError, match=r"one: found a dict, expected a list of things"):
+        load(tmp_path / "one", list, "a list of things")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"text", lambda b: b"", lambda b: gzip.compress(b"x")])
+def test_damaged_objects_are_refused_with_trust_as_well(damage, tmp_path: Path) -> None:
+    dump(list(range(1000)), tmp_path / "object")
+    (tmp_path / "object").write_bytes(damage((tmp_path / "object").read_bytes()))
+    with pytest.raises(PipelineError, match="not loaded"):
+        load(tmp_path / "object", list, "a list")
+    with pytest.raises(PipelineError, match=r"object: cannot be loaded \(\w+\); run `dvc repro` to write it anew"):
+        load(tmp_path / "object", list, "a list", trust_file=True)
+    with pytest.raises(PipelineError, match=r"absent: not found"):
+        load(tmp_path / "absent", list, "a list", trust_file=True)
+
+
+def test_an_object_that_cannot_be_pickled_leaves_the_old_file(tmp_path: Path) -> None:
+    dump([1], tmp_path / "object")
+    with pytest.raises(Exception, match="pickle"):
+        dump(lambda: None, tmp_path / "object")
+    assert load(tmp_path / "object", list, "the old one") == [1]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 # --- outside Git
@@ -251,7 +351,7 @@ def test_outside_git_a_signature_is_needed(model: Path, keys) -> None:
         verify(model, public_key=public)
     sign(model, secret, allow_uncommitted=True)
     assert len(signature_path(model).read_bytes()) == 64
-    assert load_verified(model, public_key=public)[1] == verify(model, allow_uncommitted=True)
+    assert read_verified(model, public_key=public)[1] == verify(model, allow_uncommitted=True)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +371,7 @@ def test_a_signature_vouches_for_its_own_manifest_only(model: Path, keys, change
     sign(model, secret, allow_uncommitted=True)
     change(model)
     with pytest.raises(PipelineError, match=message):
-        load_verified(model, public_key=public)
+        read_verified(model, public_key=public)
 
 
 def test_another_key_is_refused_and_a_key_is_asked_for_in_git_and_with_the_flag_too(committed: Path, keys, tmp_path) -> None:

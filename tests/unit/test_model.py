@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from mlops_project.config import Params
 from mlops_project.dataset import Applicants
 from mlops_project.errors import DataError, PipelineError
-from mlops_project.files import dump, read_table, write_table
+from mlops_project.files import read_table, write_table
+from mlops_project.manifest import dump, write_manifest
 from mlops_project.modeling.model import RiskModel, load_model, table_hash
 from mlops_project.modeling.train import Training, train
 from mlops_project.preprocessing import build_preprocessor
@@ -117,9 +118,10 @@ def test_what_is_saved_is_what_is_loaded(model: RiskModel, raw_table: pd.DataFra
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match=r"model.joblib: not found; run `dvc repro` \(or the stage that writes it\) first"):
+    with pytest.raises(PipelineError, match=r"model.joblib: not found; run `dvc repro` to make it, or `dvc pull` to fetch it"):
         load_model(tmp_path / "model.joblib")
     (tmp_path / "model.joblib").write_bytes(b"damaged")
+    write_manifest(tmp_path / "model.joblib")
     with pytest.raises(PipelineError, match=r"model.joblib: cannot be loaded \(\w+\); run `dvc repro` to write it anew"):
         load_model(tmp_path / "model.joblib")
     dump([1, 2], tmp_path / "model.joblib")

@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from mlops_project.config import FeaturizeParams, Params, Ratio
 from mlops_project.dataset import Applicants
 from mlops_project.errors import ParamsError, PipelineError
-from mlops_project.files import dump
+from mlops_project.manifest import dump
 from mlops_project.preprocessing import build_preprocessor, feature_table, load_preprocessor
 from mlops_project.schema import Contract
 

@@ -9,18 +9,19 @@ import json
 import math
 import sys
 from contextlib import contextmanager
+from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from mlops_project.cells import INVALID, MISSING, TOKEN
+from mlops_project.cells import MISSING
 from mlops_project.errors import PipelineError
 from mlops_project.files import atomic_path
 from mlops_project.modeling.forms import FORMS, Encoding, RowView, sigmoid
 from mlops_project.modeling.policy import Policy
-from mlops_project.modeling.reasons import Reason, map_sums, name_reasons, reason_words
+from mlops_project.modeling.reasons import Reason, Wording, map_sums
 from mlops_project.modeling.scale import ScoreScale, log_odds
 from mlops_project.schema import Contract
 
@@ -39,7 +40,8 @@ PLAIN = frozenset((str, int, float, type(None)))
 # Up to so many applicants are read row by row, more column by column.
 FEW = 4
 NOTHING: tuple[str, ...] = ()
-SETS = {(True, False): ["good"], (False, True): ["bad"], (True, True): ["good", "bad"], (False, False): []}
+# Conformal sets by (good is in it) + 2 · (bad is in it).
+SETS: tuple[list[str], ...] = ([], ["good"], ["bad"], ["good", "bad"])
 
 
 class Parsed(NamedTuple):
@@ -53,31 +55,22 @@ class Parsed(NamedTuple):
     status: np.ndarray | None
     columns: Sequence[str]
 
-    @property
-    def treated(self) -> list[Sequence[str]]:
-        """Per row the columns that were given and treated as missing: a token, or not in the contract."""
-        return self._named((TOKEN, INVALID))
+    def gaps(self) -> tuple[list[Sequence[str]], list[Sequence[str]]]:
+        """Return per row the columns that were treated as missing, and those that were.
 
-    @property
-    def missing(self) -> list[Sequence[str]]:
-        """Per row the columns that were absent or empty."""
-        return self._named((MISSING,))
-
-    def _named(self, kinds: tuple[int, ...]) -> list[Sequence[str]]:
+        The first were given, and are a token or not in the contract; the others were absent or empty.
+        """
+        treated: list[Any] = [NOTHING] * len(self.values)
+        missing = treated.copy()
         if self.status is None:
-            return [NOTHING] * len(self.values)
-        if len(self.values) <= FEW:
-            named = [
-                [name for name, kind in zip(self.columns, row, strict=True) if kind in kinds] for row in self.status.tolist()
-            ]
-            return [names or NOTHING for names in named]
-        out: list[Any] = [NOTHING] * len(self.values)
-        found = np.logical_or.reduce([self.status == kind for kind in kinds])
-        for row, column in zip(*(places.tolist() for places in np.nonzero(found)), strict=True):
-            if out[row] is NOTHING:
-                out[row] = []
-            out[row].append(self.columns[column])
-        return out
+            return treated, missing
+        rows, columns = self.status.nonzero()
+        for row, column, kind in zip(rows.tolist(), columns.tolist(), self.status[rows, columns].tolist(), strict=True):
+            named = missing if kind == MISSING else treated
+            if named[row] is NOTHING:
+                named[row] = []
+            named[row].append(self.columns[column])
+        return treated, missing
 
 
 class CompiledScorer:
@@ -113,13 +106,13 @@ class CompiledScorer:
         self.columns: list[str] = header["columns"]
         self.can_explain: bool = header["can_explain"]
         self._readers = [_Reader(self.contract.parser(name)) for name in self.columns]
-        self._known = [reader.known.get for reader in self._readers]
+        self._known = [reader.known.__getitem__ for reader in self._readers]
         # With one key it would return no tuple.
         self._pick = itemgetter(*self.columns) if len(self.columns) > 1 else None
         self._view = RowView(**_part(arrays, "view"))
         self._encode = Encoding(**_part(arrays, "encoding")) if header["encoded"] else None
         self._members = [_Member(member, _part(arrays, f"member{i}")) for i, member in enumerate(header["members"])]
-        self._words = reason_words(self.contract, header["value_columns"])
+        self._words = Wording(self.contract, header["value_columns"])
         if self.can_explain:
             self._typical, self._mean = arrays["reference.typical"], arrays["reference.mean"]
             source = self._encode.source if self._encode is not None and self._members[0].view == "encoded" else None
@@ -175,10 +168,17 @@ class CompiledScorer:
                 return Parsed(values, None, self.columns)
             valid = bytes(len(self.columns))
             return Parsed(values, np.array([list(status or valid) for _, status in rows], dtype=np.uint8), self.columns)
-        return self._parse_columns(list(zip(*map(self._cells, records), strict=True)), len(records))
+        return self._parse_columns(list(zip(*map(self._cells, records), strict=True)), len(records), plain=False)
 
-    def parse_columns(self, columns: Mapping[str, Any]) -> Parsed:
-        """Parse applicants that come as columns: name → cells, an array or a sequence of shape (n rows,).
+    def parse_columns(self, columns: Mapping[str, Any], *, plain: bool = False) -> Parsed:
+        """Parse applicants that come as columns.
+
+        Parameters
+        ----------
+        columns : mapping of str to array or sequence of shape (n rows,)
+            Name → cells.
+        plain : bool
+            Whether it is known that all cells are text, numbers or None, so that nobody need look.
 
         Raises
         ------
@@ -187,7 +187,7 @@ class CompiledScorer:
         """
         self.contract.require(columns, self.columns, "columns")
         cells = [columns[name] for name in self.columns]
-        return self._parse_columns(cells, len(cells[0]))
+        return self._parse_columns(cells, len(cells[0]), plain)
 
     def p_good(self, values: np.ndarray) -> np.ndarray:
         """Return P(good) of parsed values, shape (n rows,)."""
@@ -212,7 +212,7 @@ class CompiledScorer:
     def conformal_sets(self, p_good: np.ndarray) -> list[list[str]]:
         """Return per row the classes in its conformal set: good, bad, both or none. Do not change these lists."""
         good, bad = self._policy.conformal_sets(p_good)
-        return [SETS[pair] for pair in zip(good.tolist(), bad.tolist(), strict=True)]
+        return [SETS[kind] for kind in (good + 2 * bad).tolist()]
 
     def contributions(self, values: np.ndarray) -> tuple[float, np.ndarray]:
         """Split log-odds as `RiskModel.contributions` does: base, and parts of shape (n rows, n columns + n ratios).
@@ -229,7 +229,7 @@ class CompiledScorer:
         """Return per row the columns that lower its score most, as `RiskModel.reasons`; raises as `contributions`."""
         _, parts, rows = self._explain(values)
         cells = np.hstack([values, rows[:, values.shape[1] :]]) if rows.shape[1] > values.shape[1] else values
-        return name_reasons(self._words, cells, parts, self.scale.points_per_log_odds, top)
+        return self._words.reasons(cells, parts, self.scale.points_per_log_odds, top)
 
     @property
     def _policy(self) -> Policy:
@@ -256,31 +256,48 @@ class CompiledScorer:
         """Return values, and statuses unless all are valid."""
         cells = self._cells(record)
         if PLAIN.issuperset(map(type, cells)):
-            values: list[Any] = [known(cell) for known, cell in zip(self._known, cells, strict=True)]
-            if None not in values:
+            values = [known(cell) for known, cell in zip(self._known, cells, strict=True)]
+            total = sum(values)
+            if total == total:  # noqa: PLR0124 - not NaN, so none of them is
                 return values, None
-        else:
-            values = [None] * len(cells)
-        status = bytearray(len(cells))
-        for i, value in enumerate(values):
-            if value is None:
-                values[i], status[i] = self._readers[i].read(cells[i])
-        return values, status if any(status) else None
+            status = bytearray(len(cells))
+            for i, value in enumerate(values):
+                if value != value:  # noqa: PLR0124
+                    status[i] = self._readers[i].status(cells[i])
+            return values, status
+        pairs = list(map(_Reader.read, self._readers, cells))
+        status = bytearray(kind for _, kind in pairs)
+        return [value for value, _ in pairs], status if any(status) else None
 
-    def _parse_columns(self, columns: Sequence[Any], n_rows: int) -> Parsed:
-        values = np.empty((n_rows, len(columns)))
-        status = np.zeros((n_rows, len(columns)), dtype=np.uint8)
-        for i, (reader, cells) in enumerate(zip(self._readers, columns, strict=True)):
-            values[:, i], status[:, i] = reader.read_all(cells)
-        return Parsed(values, status if status.any() else None, self.columns)
+    def _parse_columns(self, columns: Sequence[Any], n_rows: int, plain: bool) -> Parsed:
+        # Columns are read, and by most models scored, one by one: so each lies in one piece.
+        shape = len(columns), n_rows
+        status: np.ndarray | None = None
+        if plain:
+            cells = chain.from_iterable(map(map, self._known, columns))
+            values = np.fromiter(cells, dtype=float, count=shape[0] * n_rows).reshape(shape)
+            gaps = np.isnan(values).nonzero()
+            if len(gaps[0]):
+                status = np.zeros(shape, dtype=np.uint8)
+                found = zip(*(places.tolist() for places in gaps), strict=True)
+                status[gaps] = [self._readers[column].status(columns[column][row]) for column, row in found]
+        else:
+            values = np.empty(shape)
+            for i, (reader, cells) in enumerate(zip(self._readers, columns, strict=True)):
+                values[i], of_column = reader.read_all(cells)
+                if of_column is not None:
+                    status = np.zeros(shape, dtype=np.uint8) if status is None else status
+                    status[i] = of_column
+        return Parsed(values.T, None if status is None else status.T, self.columns)
 
 
 class _Reader:
-    """Reads one column's cells, and remembers what common ones mean: ``known`` their values, ``refused`` why they have none."""
+    """Reads one column's cells, and remembers what common ones mean."""
 
     def __init__(self, parser: CellParser) -> None:
         self.parser = parser
-        self.known: dict[Any, float] = {}
+        self.known = _Known(self)
+        # Why a cell has no value.
         self.refused: dict[Any, int] = {None: MISSING}
         # 1 and 1.0 are the same key and not the same text.
         self.kinds: tuple[type, ...] = (str,) if parser.text_codes is not None else (str, int, float)
@@ -290,33 +307,49 @@ class _Reader:
         if cell is None or cell != cell:  # noqa: PLR0124 - NaN
             return math.nan, MISSING
         value, status = self.parser.parse_cell(cell)
-        if type(cell) in self.kinds and (type(cell) is not str or len(cell) <= LONGEST):
-            memory: dict[Any, Any] = self.refused if status else self.known
-            if len(memory) < REMEMBERED:
-                memory[cell] = status or value
+        if type(cell) in self.kinds and (type(cell) is not str or len(cell) <= LONGEST) and len(self.known) < REMEMBERED:
+            self.known[cell] = value
+            if status:
+                self.refused[cell] = status
         return value, status
 
-    def read_all(self, cells: Any) -> tuple[Any, Any]:
-        """Return values and statuses of cells of shape (n rows,)."""
+    def status(self, cell: Any) -> int:
+        """Return the status of a cell that has no value."""
+        return self.refused.get(cell) or self.read(cell)[1]
+
+    def read_all(self, cells: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return values of cells of shape (n rows,), and statuses unless all are valid."""
         if isinstance(cells, np.ndarray):
             if cells.dtype.kind in "iuf" and self.parser.text_codes is None:
-                return self.parser.parse_numbers(cells.astype(float))
+                values, status = self.parser.parse_numbers(cells.astype(float))
+                return values, status if status.any() else None
             cells = cells.tolist()
         if not PLAIN.issuperset(map(type, cells)):
             pairs = np.array([self.read(cell) for cell in cells])
             return pairs[:, 0], pairs[:, 1]
-        values = np.fromiter(map(self.known.get, cells), dtype=float, count=len(cells))  # None becomes NaN
-        unknown = np.flatnonzero(np.isnan(values)).tolist()
-        if not unknown:
-            return values, 0
+        values = np.fromiter(map(self.known.__getitem__, cells), dtype=float, count=len(cells))
+        gaps = np.isnan(values).nonzero()[0].tolist()
+        if not gaps:
+            return values, None
         status = np.zeros(len(values), dtype=np.uint8)
-        for at in unknown:
-            found = self.refused.get(cells[at])
-            if found is None:
-                values[at], status[at] = self.read(cells[at])
-            else:
-                status[at] = found
+        status[gaps] = [self.status(cells[at]) for at in gaps]
         return values, status
+
+
+class _Known(dict[Any, float]):
+    """Cell → value, NaN where it has none; what is not known yet is read.
+
+    Holds plain cells only, without truth values: True == 1, so one would be found where the other was meant.
+    """
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, reader: _Reader) -> None:
+        self[None] = math.nan
+        self._reader = reader
+
+    def __missing__(self, cell: Any) -> float:
+        return self._reader.read(cell)[0]
 
 
 class _Member:

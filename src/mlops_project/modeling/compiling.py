@@ -47,6 +47,8 @@ STRANGE = (
     "١", "?", "x" * 100, "\x00", "'; DROP TABLE applicants; --", "2.0.0",
 )  # fmt: skip
 N_CLEAN = 40
+# Splits per tree up to which contributions are tabulated: those of a full tree of depth 3, which have 128 patterns.
+MAX_SPLITS = 7
 
 
 class NotCompilable(PipelineError):  # noqa: N818 - it is no fault
@@ -333,18 +335,94 @@ def _forest(trees: list[DecisionTreeClassifier]) -> Arrays:
 
 def _boosted(booster: Booster, *, exact: bool) -> Arrays:
     learner = json.loads(booster.save_raw("json"))["learner"]
-    parts = []
-    for tree in learner["gradient_booster"]["model"]["trees"]:
+    trees = learner["gradient_booster"]["model"]["trees"]
+    parts, asked = [], []
+    for tree in trees:
         if any(tree["split_type"]):
             raise NotCompilable("XGBoost: has splits by category, which have no compiled form; ask the model itself")
         # Of a leaf, the condition is its value.
         condition = np.array(tree["split_conditions"], dtype=np.float32)
         left, right = (np.array(tree[f"{side}_children"]) for side in ("left", "right"))
         parts.append((left, right, np.array(tree["split_indices"]), condition, np.array(tree["default_left"], bool), condition))
+        asked.append(np.array(tree["sum_hessian"]))
     # A probability, in brackets from XGBoost 3.1 on.
     start = np.array([learner["learner_model_param"]["base_score"].strip("[]")], dtype=np.float32)
     raw = {"raw": np.frombuffer(bytes(booster.save_raw("ubj")), dtype=np.uint8), "exact": np.array([exact])}
-    return raw | {"start": -np.log(1 / start - 1)} | _trees(parts)
+    arrays = raw | {"start": -np.log(1 / start - 1)} | _trees(parts)
+    n_splits = max((left >= 0).sum() for left, *_ in parts)
+    if 0 < n_splits <= MAX_SPLITS and not exact:
+        arrays |= {
+            f"shap.{name}": array
+            for name, array in _shap_tables(parts, asked, int(n_splits), booster.num_features(), arrays["start"]).items()
+        }
+    return arrays
+
+
+def _shap_tables(
+    trees: Sequence[tuple[np.ndarray, ...]], weights: Sequence[np.ndarray], n_splits: int, n_columns: int, start: np.ndarray
+) -> Arrays:
+    """Tabulate path-dependent tree SHAP values, as `forms.ShapTables` takes them; ``weights`` are what reached each node."""
+    comparison = np.zeros((n_splits, len(trees), 2))
+    comparison[:, :, 1] = -np.inf  # a split that a tree does not have: nothing is below
+    parts, base = [], float(start[0])
+    for i, ((left, right, feature, threshold, missing_left, value), weight) in enumerate(zip(trees, weights, strict=True)):
+        splits = np.flatnonzero(left >= 0)
+        comparison[: len(splits), i, 0] = feature[splits] + n_columns * missing_left[splits]
+        comparison[: len(splits), i, 1] = threshold[splits]
+        columns = np.unique(feature[splits])
+        expected = _expectations(left, right, feature, value, weight, n_splits)
+        base += expected[0, 0]
+        parts += [(column, i, part) for column, part in zip(columns, _shapley(expected), strict=True)]
+    parts.sort(key=lambda part: part[:2])
+    pairs, split = np.unique(comparison.reshape(-1, 2), axis=0, return_inverse=True)
+    return {
+        "column": pairs[:, 0].astype(int),
+        "threshold": pairs[:, 1].astype(np.float32),
+        "split": split.reshape(n_splits, len(trees)),
+        "tree": np.array([tree for _, tree, _ in parts]),
+        "receiver": np.array([column for column, *_ in parts]),
+        "part": np.array([part for *_, part in parts], dtype=np.float32),
+        "base": np.array([base]),
+    }
+
+
+def _expectations(
+    left: np.ndarray, right: np.ndarray, feature: np.ndarray, value: np.ndarray, weight: np.ndarray, n_splits: int
+) -> np.ndarray:
+    """Return what a tree expects where some columns are known, shape (2 ** n columns, 2 ** n splits).
+
+    Bits of the first say which columns are known, of the second which splits a row leaves on the left.
+    """
+    splits = np.flatnonzero(left >= 0)
+    columns = np.unique(feature[splits])
+    known, pattern = np.arange(2 ** len(columns))[:, np.newaxis], np.arange(2**n_splits)
+
+    def below(node: int) -> np.ndarray:
+        if left[node] < 0:
+            return np.full((1, 1), float(value[node]))
+        on_left, on_right = below(left[node]), below(right[node])
+        goes_left = pattern >> splits.searchsorted(node) & 1
+        share = weight[left[node]] / weight[node]
+        return np.where(
+            known >> columns.searchsorted(feature[node]) & 1,
+            np.where(goes_left, on_left, on_right),
+            share * on_left + (1 - share) * on_right,
+        )
+
+    return np.broadcast_to(below(0), (len(known), len(pattern)))
+
+
+def _shapley(expected: np.ndarray) -> np.ndarray:
+    """Return Shapley values of n players, shape (n, …), of what each coalition gets, shape (2 ** n, …)."""
+    n = len(expected).bit_length() - 1
+    coalitions = np.arange(len(expected))
+    sizes = np.array([coalition.bit_count() for coalition in coalitions.tolist()])
+    share = np.array([1 / (n * math.comb(n - 1, size)) for size in range(n)])
+    out = []
+    for player in range(n):
+        without = coalitions[coalitions >> player & 1 == 0]
+        out.append(share[sizes[without]] @ (expected[without | 1 << player] - expected[without]))
+    return np.array(out)
 
 
 def _trees(parts: Sequence[tuple[np.ndarray, ...]]) -> Arrays:

@@ -257,6 +257,68 @@ class Forest:
         return None
 
 
+class ShapTables:
+    """Tree SHAP values of trees of few splits, looked up.
+
+    The ways in which a row goes at all splits of a tree make a pattern, and to each pattern belongs one contribution per column
+    that the tree asks. So nothing is left to do but to compare and to add [1]_.
+
+    Parameters
+    ----------
+    column : ndarray of int, shape (n comparisons,)
+        What is compared: a column of the view with missing values infinite, or, n columns further, minus infinite.
+    threshold : ndarray of float32, shape (n comparisons,)
+    split : ndarray of int, shape (n splits, n trees)
+        The comparison that each split of a tree asks.
+    tree : ndarray of int, shape (n parts,)
+    receiver : ndarray of int, shape (n parts,)
+        The column that a part of a tree belongs to, rising.
+    part : ndarray of float32, shape (n parts, 2 ** n splits)
+        Contribution by pattern, whose bits are the splits at which a row goes left.
+    base : ndarray of shape (1,)
+        Mean of the log-odds as the trees weigh it.
+
+    References
+    ----------
+    .. [1] Yang, J. (2021). Fast TreeSHAP: accelerating SHAP value computation for trees.
+    """
+
+    def __init__(
+        self,
+        column: np.ndarray,
+        threshold: np.ndarray,
+        split: np.ndarray,
+        tree: np.ndarray,
+        receiver: np.ndarray,
+        part: np.ndarray,
+        base: np.ndarray,
+    ) -> None:
+        self.column, self.threshold, self.split, self.tree = column, threshold[:, np.newaxis], split, tree
+        self.firsts = np.flatnonzero(np.diff(receiver, prepend=-1))
+        self.receivers = receiver[self.firsts]
+        self.part = part.ravel()
+        self.begin = np.arange(len(part))[:, np.newaxis] * part.shape[1]
+        self.base = float(base[0])
+
+    def __call__(self, X: np.ndarray) -> np.ndarray:
+        """Return contributions, shape (n rows, n columns of the view)."""
+        return _in_parts(self._look_up, X, 2 * len(self.tree))
+
+    def _look_up(self, X: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            x = X.T.astype(np.float32)
+        gaps = np.isnan(x)
+        both = np.concatenate([np.where(gaps, np.float32(end), x) for end in (np.inf, -np.inf)])
+        left = (both[self.column] < self.threshold).view(np.uint8)
+        pattern = left[self.split[0]]
+        for i, split in enumerate(self.split[1:], start=1):
+            pattern |= left[split] << np.uint8(i)
+        out = np.zeros((len(x), len(X)))
+        if len(self.firsts):  # else no tree asks anything
+            out[self.receivers] = np.add.reduceat(self.part.take(pattern[self.tree] + self.begin), self.firsts, axis=0)
+        return out.T
+
+
 class Boosted:
     """XGBoost's trees: in NumPy for few rows, where its interface costs more than its trees, else by XGBoost itself.
 
@@ -269,7 +331,7 @@ class Boosted:
     exact : ndarray of bool, shape (1,)
         Whether the last digit matters, so that XGBoost is always asked.
     **arrays : ndarray
-        Of `Trees`.
+        Of `Trees`, and of `ShapTables` with ``shap.`` before their names if the trees have few splits.
     """
 
     def __init__(self, raw: np.ndarray, start: np.ndarray, exact: np.ndarray, **arrays: np.ndarray) -> None:
@@ -278,6 +340,8 @@ class Boosted:
         self.booster = xgboost.Booster({"nthread": 1})
         self.booster.load_model(bytearray(raw.tobytes()))
         self.booster.set_param({"nthread": 1})
+        tables = {name.removeprefix("shap."): arrays.pop(name) for name in [*arrays] if name.startswith("shap.")}
+        self.shap = ShapTables(**tables) if tables else None
         self.trees = Trees(**arrays)
         self.start = start
         self.rows_in_numpy = 0 if exact[0] else ROWS_IN_NUMPY
@@ -298,6 +362,8 @@ class Boosted:
 
     def split(self, X: np.ndarray) -> Split:
         """Return base and tree SHAP values, shape (n rows, n columns of the view)."""
+        if self.shap is not None:
+            return self.shap.base, self.shap(X)
         from xgboost import DMatrix
 
         found = self.booster.predict(DMatrix(X, nthread=1), pred_contribs=True).astype(float)

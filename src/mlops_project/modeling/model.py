@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 # Not needed to define the class, but to load one: the pipeline inside holds these estimators.
-from mlops_project import features, files
+from mlops_project import features
+from mlops_project.manifest import load
 from mlops_project.modeling import ensemble, scorecard
-from mlops_project.modeling.reasons import Reason, Reference, contributions, name_reasons, reason_words
+from mlops_project.modeling.reasons import Reason, Reference, Wording, contributions
 from mlops_project.modeling.scale import log_odds
 from mlops_project.preprocessing import value_columns
 from mlops_project.schema import Contract  # noqa: TC001 - likewise
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RiskModel", "ensemble", "features", "load_model", "scorecard", "table_hash"]
 
+KIND = "a RiskModel of the train stage"
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "imbalanced-learn", "xgboost", "xgboost-cpu", "joblib")
 
 
@@ -142,8 +144,8 @@ class RiskModel:
         among them where the model reads it; ``featurize.without_protected`` hides it from both.
         """
         cells, _, parts = self._explain(table)
-        words = reason_words(self.contract, value_columns(self.pipeline).names)
-        return name_reasons(words, cells, parts, self.scale.points_per_log_odds, top)
+        wording = Wording(self.contract, value_columns(self.pipeline).names)
+        return wording.reasons(cells, parts, self.scale.points_per_log_odds, top)
 
     def _explain(self, table: pd.DataFrame) -> tuple[np.ndarray, float, np.ndarray]:
         """Return parsed cells (ratios behind them), base and contributions."""
@@ -164,13 +166,9 @@ def table_hash(table: pd.DataFrame, y: np.ndarray, contract: Contract) -> str:
     return digest.hexdigest()
 
 
-def load_model(path: str | Path, content: BinaryIO | None = None) -> RiskModel:
-    """Read a model that the train stage wrote, or what has been read of its file already.
-
-    Unpickling runs code: load only models of this repository's own pipeline; `manifest.load_verified` asks for proof. Raises
-    PipelineError if it is not one.
-    """
-    return files.load(path, lambda found: isinstance(found, RiskModel), "a RiskModel of the train stage", content)
+def load_model(path: str | Path, *, trust_file: bool = False) -> RiskModel:
+    """Read a model that the train stage wrote, if the manifest beside it names its SHA-256; parameters and errors as `load`."""
+    return load(path, RiskModel, KIND, trust_file=trust_file)
 
 
 def _version(package: str) -> str | None:

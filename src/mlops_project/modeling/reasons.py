@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 # scikit-learn is imported where models are asked: whoever has contributions from elsewhere needs the words only.
@@ -49,6 +50,8 @@ ROWS_ASKED = 100
 MAX_CELLS = 2_000_000
 # Log-odds up to which a contribution may be rounding: XGBoost computes in single precision.
 NEGLIGIBLE = 1e-6
+# Texts that are remembered: applicants share most of them.
+REMEMBERED = 50_000
 
 
 class Reference(NamedTuple):
@@ -66,28 +69,19 @@ class Reference(NamedTuple):
     mean: np.ndarray
 
 
-class Reason(NamedTuple):
-    """Why a score is lower than the average applicant's.
-
-    Attributes
-    ----------
-    column : str
-        Name in the contract, or of a ratio.
-    code : str
-        Reason code: the column, with ``_missing`` behind it if the cell was missing or not valid.
-    contribution : float
-        Log-odds of good, below 0.
-    points : float
-        The same on the scale of scores.
-    text : str
-        For people.
-    """
+class Reason(msgspec.Struct, frozen=True, gc=False):
+    """Why a score is lower than the average applicant's."""
 
     column: str
+    """Name in the contract, or of a ratio."""
     code: str
+    """The column, with ``_missing`` behind it if the cell was missing or not valid."""
     contribution: float
+    """Log-odds of good, below 0."""
     points: float
+    """The same on the scale of scores."""
     text: str
+    """For people."""
 
 
 def make_reference(pipeline: Pipeline, kinds: Sequence[str], values: np.ndarray, weight: np.ndarray | None = None) -> Reference:
@@ -258,65 +252,77 @@ def map_sums(g: Callable[[np.ndarray], np.ndarray], start: float, parts: np.ndar
     return float(g(np.array([start]))[0]), out
 
 
-class Words(NamedTuple):
-    """What a column is called in reasons: name in the contract, plain name, meaning of each parsed code, unit with a blank."""
-
-    name: str
-    english: str
-    meanings: dict[float, str]
-    unit: str
-
-
-def reason_words(contract: Contract, names: Sequence[str]) -> list[Words]:
-    """Return the contract's words for columns, ratios among them."""
-    labels = contract.code_labels
-    words = []
-    for name in names:
-        column = contract.columns.get(name)  # a ratio of params has no entry
-        english = (column.english if column else "").replace("_", " ") or name
-        words.append(Words(name, english, labels.get(name, {}), f" {column.unit}" if column and column.unit else ""))
-    return words
-
-
-def name_reasons(
-    words: Sequence[Words], cells: np.ndarray, parts: np.ndarray, points_per_log_odds: float, top: int
-) -> list[list[Reason]]:
-    """Put the columns that lower each row's score most into words.
+class Wording:
+    """Puts contributions into the contract's words.
 
     Parameters
     ----------
-    words : sequence of Words
-        One per column, see `reason_words`.
-    cells : ndarray of shape (n rows, n columns)
-        Parsed cells, as they were before any transformation; NaN where missing or not valid.
-    parts : ndarray of shape (n rows, n columns)
-        Contributions.
-    points_per_log_odds : float
-    top : int
-        Reasons per row at most; a row has fewer if fewer columns count against it.
-
-    Returns
-    -------
-    list of list of Reason
-        The heaviest first; of equal ones the contract's first.
+    contract : Contract
+    names : sequence of str
+        Columns that contributions belong to, ratios among them.
     """
-    worst = np.argsort(parts, axis=1, kind="stable")[:, :top]
-    out = []
-    rows = np.arange(len(parts))[:, np.newaxis]
-    for row in zip(worst.tolist(), parts[rows, worst].tolist(), cells[rows, worst].tolist(), strict=True):
-        reasons = []
-        for place, contribution, cell in zip(*row, strict=True):
-            if contribution > -NEGLIGIBLE:
-                break
-            name, english, meanings, unit = words[place]
-            missing = cell != cell  # noqa: PLR0124 - NaN, in a twentieth of the time of np.isnan
-            value = "missing" if missing else meanings.get(cell) or f"{cell:.6g}{unit}"
-            points = points_per_log_odds * contribution
-            lost = f"{-points:.0f} point{'s' if round(-points) > 1 else ''}" if points <= -0.5 else "less than a point"
-            text = f"{english}: {value} ({lost} below the average applicant)"
-            reasons.append(Reason(name, f"{name}_missing" if missing else name, contribution, points, text))
-        out.append(reasons)
-    return out
+
+    def __init__(self, contract: Contract, names: Sequence[str]) -> None:
+        self._columns = []
+        for name in names:
+            column = contract.columns.get(name)  # a ratio of params has no entry
+            english = (column.english if column else "").replace("_", " ") or name
+            unit = f" {column.unit}" if column and column.unit else ""
+            self._columns.append((name, english, contract.code_labels.get(name, {}), unit))
+        self._said: dict[tuple[int, float | None, int], tuple[str, str, str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def reasons(self, cells: np.ndarray, parts: np.ndarray, points_per_log_odds: float, top: int) -> list[list[Reason]]:
+        """Put the columns that lower each row's score most into words.
+
+        Parameters
+        ----------
+        cells : ndarray of shape (n rows, n columns)
+            Parsed cells, as they were before any transformation; NaN where missing or not valid.
+        parts : ndarray of shape (n rows, n columns)
+            Contributions.
+        points_per_log_odds : float
+        top : int
+            Reasons per row at most; a row has fewer if fewer columns count against it.
+
+        Returns
+        -------
+        list of list of Reason
+            The heaviest first; of equal ones the contract's first.
+        """
+        worst = np.argsort(parts, axis=1, kind="stable")[:, :top]
+        rows = np.arange(len(parts))[:, np.newaxis]
+        heaviest = parts[rows, worst]
+        against = heaviest <= -NEGLIGIBLE
+        contributions, of_cells = heaviest[against], cells[rows, worst][against]
+        points = points_per_log_odds * contributions
+        keys = zip(
+            worst[against].tolist(),
+            [None if cell != cell else cell for cell in of_cells.tolist()],  # noqa: PLR0124 - NaN is not equal to itself
+            np.rint(-points).astype(int).tolist(),
+            strict=True,
+        )
+        said = [self._said.get(key) or self._say(key) for key in keys]
+        found = [
+            Reason(name, code, contribution, fewer, text)
+            for (name, code, text), contribution, fewer in zip(said, contributions.tolist(), points.tolist(), strict=True)
+        ]
+        ends = np.cumsum(against.sum(axis=1)).tolist()
+        return [found[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _say(self, key: tuple[int, float | None, int]) -> tuple[str, str, str]:
+        """Return column, reason code and text for a cell (None: missing) of a column that costs so many points."""
+        place, cell, points = key
+        name, english, meanings, unit = self._columns[place]
+        value = "missing" if cell is None else meanings.get(cell) or f"{cell:.6g}{unit}"
+        lost = "less than a point" if points == 0 else f"{points} point{'s' if points > 1 else ''}"
+        code = f"{name}_missing" if cell is None else name
+        said = name, code, f"{english}: {value} ({lost} below the average applicant)"
+        if len(self._said) < REMEMBERED:
+            self._said[key] = said
+        return said
 
 
 def reason_table(reasons: list[list[Reason]], index: pd.Index, top: int) -> pd.DataFrame:

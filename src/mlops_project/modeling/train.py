@@ -26,11 +26,11 @@ from mlops_project.config import (
     with_training,
 )
 from mlops_project.errors import DataError, ParamsError
-from mlops_project.files import atomic_path, dump, rounded, write_json, write_table
+from mlops_project.files import atomic_path, rounded, write_json, write_table
+from mlops_project.manifest import dump
 from mlops_project.modeling.cross_validation import CrossValidation, cross_validate
 from mlops_project.modeling.fitting import Fitter
 from mlops_project.modeling.folds import Fold, make_folds
-from mlops_project.modeling.manifest import write_manifest
 from mlops_project.modeling.metrics import outcomes
 from mlops_project.modeling.model import RiskModel, table_hash
 from mlops_project.modeling.models import DISPLAY_NAMES, build_models
@@ -174,15 +174,9 @@ def _fit(
     return RiskModel(name, pipeline, contract, settings, table_hash(X, y, contract), default_rate, scale, reference)
 
 
-def write_model(model: RiskModel, path: str | Path = BEST_MODEL) -> None:
-    """Write a model and its manifest, by which a service knows it again."""
-    dump(model, path)
-    write_manifest(path)
-
-
 def save_training(result: Training) -> None:
     """Write the outputs of the train stage."""
-    write_model(result.model)
+    dump(result.model, BEST_MODEL)
     write_table(result.out_of_fold, PREDICTIONS / "out_of_fold.csv")
     write_json(result.leaderboard, METRICS / "leaderboard.json")
     write_table(leaderboard_table(result.leaderboard).map(rounded), METRICS / "leaderboard.csv", index=False)
@@ -208,7 +202,7 @@ def save_version(model: RiskModel, path: str | Path, result: Training | None = N
 
     The line says when, where, SHA-256 of the file, `table_hash` of the training rows, settings, and means over the folds.
     """
-    write_model(model, path)
+    dump(model, path)
     found = {} if result is None else cross_validation_results(result.cross_validation)
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -288,7 +282,7 @@ def train_model(
     if not evaluate:
         model = fit(X_train, y_train, *settings)
         if save_model:
-            write_model(model)
+            dump(model, BEST_MODEL)
         return model, None
     result = train(X_train, y_train, *settings)
     if save_model:

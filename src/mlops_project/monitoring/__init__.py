@@ -1,1 +1,1 @@
-"""What watches a model in use and renews it. Nothing else imports it."""
+"""What watches a model in use and renews it. No stage and no other room imports this one."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mlops_project.config import BEST_MODEL, MODELS
 from mlops_project.errors import PipelineError
 from mlops_project.files import read_yaml
-from mlops_project.modeling.manifest import SIGNING_KEY, manifest_path, setting, sign, verify
+from mlops_project.manifest import SIGNING_KEY, manifest_path, setting, sign, verify
 from mlops_project.monitoring.isolated import dvc, git_in
 from mlops_project.review.revisions import Revision, git
 

@@ -22,7 +22,7 @@ import pandas as pd
 from mlops_project.config import BEST_MODEL, METRICS, MODELS, PREDICTIONS, PROCESSED, load_params
 from mlops_project.errors import PipelineError
 from mlops_project.files import read_table
-from mlops_project.modeling.manifest import load_verified
+from mlops_project.modeling.model import load_model
 from mlops_project.modeling.policy import Policy
 from mlops_project.monitoring import promotion
 from mlops_project.monitoring.batches import append, check_batch, labelled, logged_applicants, read_batch, refused
@@ -283,7 +283,7 @@ def _batch(request: Request, settings: RetrainingParams, contract: Contract, log
 def _side(contract: Contract) -> tuple[Side, pd.DataFrame, pd.DataFrame, RiskModel]:
     """What the pipeline of the working directory has made: a side without scores, development and held-out rows, the model."""
     # Its manifest came with the commit, or has just been written here.
-    model, _ = load_verified(BEST_MODEL, allow_uncommitted=True)
+    model = load_model(BEST_MODEL)
     policy = Policy.from_json(POLICY.read_text(encoding="utf-8"), str(POLICY))
     metrics = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in METRICS.glob("*.json")}
     development, held_out = (read_table(PROCESSED / f"X{name}.csv", contract.text_columns) for name in ("traintest", "test"))

@@ -212,7 +212,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", tags=["state"], summary="Figures for Prometheus", response_class=Response,
              responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})  # fmt: skip
     async def metrics() -> Response:
-        return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+        return Response(await service.metrics.scrape(), headers={"content-type": CONTENT_TYPE})
 
 
 async def read_labels(request: Request) -> list[Label]:

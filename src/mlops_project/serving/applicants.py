@@ -12,6 +12,7 @@ import io
 import json
 import struct
 import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +23,7 @@ from mlops_project.serving import parquet
 from mlops_project.serving.problems import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from mlops_project.modeling.compiled import CompiledScorer
 
@@ -39,7 +40,10 @@ LONG = 300
 ROW_BYTES = 1000
 
 Record = dict[str, str | int | float | bool | None]
+Columns = dict[str, Sequence[Any]]
 _records = msgspec.json.Decoder(list[Record] | Record).decode
+# Truth values are left to the exact way: to a dict of known cells they are 1 and 0.
+_columns = msgspec.json.Decoder(dict[str, list[str | int | float | None]]).decode
 
 
 class Applicants(NamedTuple):
@@ -50,6 +54,10 @@ class Applicants(NamedTuple):
     columns: Mapping[str, Sequence[Any]] | None
     references: Sequence[str | None]
     """The caller's own names of the applicants, by which their records are found later; empty if there are none."""
+    plain: bool = False
+    """Whether all cells are known to be text, numbers or None."""
+    by_column: bool = False
+    """Whether JSON came by columns: so the answer goes."""
 
 
 class Names(NamedTuple):
@@ -74,7 +82,6 @@ class Names(NamedTuple):
         allowed, features = frozenset({*everything, reference}), tuple(scorer.columns)
         others = (reference, *sorted(allowed.difference(features, [reference])))
         names = {f"_{i}": name for i, name in enumerate((*features, *others))}
-        # Truth values are left to the exact way: to a dict of known cells they are 1 and 0.
         cell = str | int | float | None
         fields = [
             (key, cell) if name in features else (key, cell | msgspec.UnsetType, msgspec.UNSET) for key, name in names.items()
@@ -92,16 +99,34 @@ def read(body: bytes, kind: str, names: Names, max_rows: int) -> Applicants:
         400 if the body is not of that type, 422 if it holds something else than applicants, 413 if too many.
     """
     if kind == JSON:
-        table = read_table(body, names) if len(body) >= TABLE_BYTES else None
-        if table is None:
-            return _from_records(read_json(body), names, max_rows)
-        columns: Mapping[str, Sequence[Any]] = table
-    else:
-        columns = read_csv(body, names) if kind == CSV else read_arrow(body, kind, names, max_rows)
+        return _from_json(body, names, max_rows)
+    columns = read_csv(body, names) if kind == CSV else read_arrow(body, kind, names, max_rows)
+    return _from_columns(columns, names, max_rows, plain=kind == CSV)
+
+
+def _from_json(body: bytes, names: Names, max_rows: int) -> Applicants:
+    if len(body) >= TABLE_BYTES:
+        table = read_table(body, names)
+        if table is not None:
+            return _from_columns(table, names, max_rows, plain=True)
+        columns = read_columns(body)
+        if columns is not None:
+            _check_header(columns, names)
+            return _from_columns(columns, names, max_rows, plain=True, by_column=True)
+    content = read_json(body)
+    if isinstance(content, list):
+        return _from_records(content, names, max_rows)
+    _check_header(content, names)
+    return _from_columns(content, names, max_rows, by_column=True)
+
+
+def _from_columns(
+    columns: Mapping[str, Sequence[Any]], names: Names, max_rows: int, *, plain: bool = False, by_column: bool = False
+) -> Applicants:
     n = len(next(iter(columns.values())))
     _check_number(n, max_rows)
     references = [None if cell in (None, "") else str(cell) for cell in columns.get(names.reference, ())]
-    return Applicants(n, None, columns, references)
+    return Applicants(n, None, columns, references, plain, by_column)
 
 
 def _from_records(records: list[Record], names: Names, max_rows: int) -> Applicants:
@@ -148,8 +173,15 @@ def invalid(errors: Iterable[tuple[int | None, str | None, str]], total: int | N
 # --- JSON
 
 
-def read_json(body: bytes) -> list[Record]:
-    """Read one object, or an array of objects, whose values are texts, numbers, truth values or null.
+def read_json(body: bytes) -> list[Record] | Columns:
+    """Read one applicant, an object; several, an array of objects; or an object of columns, each an array of n cells.
+
+    Cells are texts, numbers, truth values or null.
+
+    Returns
+    -------
+    list of dict, or dict of list
+        Records, or columns of equal length.
 
     Raises
     ------
@@ -168,7 +200,18 @@ def read_json(body: bytes) -> list[Record]:
     return _strictly(body)
 
 
-def read_table(body: bytes, names: Names) -> dict[str, Sequence[Any]] | None:
+def read_columns(body: bytes) -> Columns | None:
+    """Read an object of columns; None where `read_json` must look."""
+    try:
+        columns = _columns(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if body.count(b":") != len(columns) or len(set(map(len, columns.values()))) != 1:
+        return None
+    return columns  # type: ignore[return-value]
+
+
+def read_table(body: bytes, names: Names) -> Columns | None:
     """Read an array of objects into columns; None where `read_json` must look: at gaps, at what is wrong, at truth values."""
     try:
         rows = names.decode(body)
@@ -187,23 +230,45 @@ def read_table(body: bytes, names: Names) -> dict[str, Sequence[Any]] | None:
     return found
 
 
-def _strictly(body: bytes) -> list[Record]:
-    """Read what the fast decoder refuses or does not notice; slower, and exact about what is wrong."""
+def _strictly(body: bytes) -> list[Record] | Columns:
+    """Read what the fast decoders refuse or do not notice; slower, and exact about what is wrong."""
     content = decode_json(body)
     if not isinstance(content, (dict, list)):
         raise Refusal(422, "Unprocessable Content", f"found {_name(content)}, expected an object or an array of objects")
+    if isinstance(content, dict) and any(isinstance(cells, list) for cells in content.values()):
+        return _columns_strictly(content)
     records = content if isinstance(content, list) else [content]
     errors: list[tuple[int | None, str | None, str]] = []
     for row, record in enumerate(records):
         if not isinstance(record, dict):
             errors.append((row, None, f"found {_name(record)}, expected an object with one applicant"))
             continue
-        for field, cell in record.items():
-            if isinstance(cell, (dict, list)):
-                errors.append((row, field, f"found {_name(cell)}, expected a text, a number, true, false or null"))
+        errors += [(row, field, _no_cell(cell)) for field, cell in record.items() if isinstance(cell, (dict, list))]
     if errors:
         raise invalid(errors[:MAX_ERRORS], len(errors))
     return records
+
+
+def _columns_strictly(content: dict[str, Any]) -> Columns:
+    if single := [(None, name, f"found {_name(c)}, expected an array") for name, c in content.items() if not isinstance(c, list)]:
+        raise invalid(single[:MAX_ERRORS], len(single))
+    first, n = next((name, len(cells)) for name, cells in content.items())
+    expected = f"expected {n} as in {first[:100]}"
+    if other := [(None, name, f"found {len(c)} cells, {expected}") for name, c in content.items() if len(c) != n]:
+        raise invalid(other[:MAX_ERRORS], len(other))
+    wrong = [
+        (row, name, _no_cell(cell))
+        for name, cells in content.items()
+        for row, cell in enumerate(cells)
+        if isinstance(cell, (dict, list))
+    ]
+    if wrong:
+        raise invalid(wrong[:MAX_ERRORS], len(wrong))
+    return content
+
+
+def _no_cell(cell: Any) -> str:
+    return f"found {_name(cell)}, expected a text, a number, true, false or null"
 
 
 def decode_json(body: bytes) -> Any:
@@ -285,7 +350,8 @@ def _split(line: str, delimiter: str) -> list[str]:
     return [name.strip() for name in next(csv.reader([line.rstrip("\r")], delimiter=delimiter), [])]
 
 
-def _check_header(header: Sequence[str], names: Names) -> None:
+def _check_header(header: Iterable[str], names: Names) -> None:
+    header = list(header)
     if unknown := [name for name in header if name not in names.allowed]:
         raise invalid([(None, name[:100], unknown_column(name, names)) for name in unknown[:MAX_ERRORS]], len(unknown))
     if twice := [name for name in names.allowed if header.count(name) > 1]:
@@ -297,7 +363,7 @@ def _check_header(header: Sequence[str], names: Names) -> None:
 # --- Arrow and Parquet
 
 
-def read_arrow(body: bytes, kind: str, names: Names, max_rows: int) -> dict[str, Sequence[Any]]:
+def read_arrow(body: bytes, kind: str, names: Names, max_rows: int) -> Columns:
     """Read an Arrow stream or a Parquet file.
 
     Raises

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import joblib
 import msgspec
 import numpy as np
 import pandas as pd
 
 from mlops_project.errors import PipelineError
+from mlops_project.manifest import unpickle
 from mlops_project.modeling.compiled import FORMAT, CompiledScorer, contract_to_plan
-from mlops_project.modeling.model import RiskModel
+from mlops_project.modeling.model import KIND, RiskModel
 from mlops_project.modeling.policy import Policy
 
 if TYPE_CHECKING:
@@ -68,13 +67,7 @@ class PipelineScorer(CompiledScorer):
 
 def load_pipeline(content: bytes, policy: Policy, version: str) -> PipelineScorer:
     """Unpickle a model out of bytes that were verified by their hash. Raises PipelineError if they hold something else."""
-    try:
-        model = joblib.load(io.BytesIO(content))
-    except Exception as error:  # unpickling raises almost anything
-        raise PipelineError(f"the model file cannot be read ({type(error).__name__}: {error})") from error
-    if not isinstance(model, RiskModel):
-        raise PipelineError(f"the model file holds a {type(model).__name__}, expected a RiskModel of the train stage")
-    return PipelineScorer(model, policy, version)
+    return PipelineScorer(unpickle(content, "the model file", RiskModel, KIND), policy, version)
 
 
 def load_verified(model: str, policy: str, version: str, policy_sha256: str) -> PipelineScorer:

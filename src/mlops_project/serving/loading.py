@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlops_project.errors import PipelineError
-from mlops_project.modeling.manifest import read_verified
+from mlops_project.manifest import read_verified
 from mlops_project.serving.lineage import lineage
 from mlops_project.serving.models import Served, load_served
 from mlops_project.serving.state import POINTER, Files, Outcome, Pointer, count, file_sha256, locked, read_pointer, sha256_of

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 DEFAULT_URL = "sqlite:///var/predictions.db"
-SCHEMA = 1
+SCHEMA = 2
 # How long a write waits for other processes, and for a server that does not answer.
 PATIENCE = 5.0
 # Inputs that may wait for the writer; more are refused, so that a log that hangs does not fill the memory.
@@ -74,6 +75,23 @@ class Logged(NamedTuple):
     """Outcome and when it was posted, by position."""
 
 
+class Judged(NamedTuple):
+    """A record without its inputs."""
+
+    model_version: str
+    results: bytes
+    outcomes: dict[int, str]
+    """By position."""
+
+
+class Report(NamedTuple):
+    """The latest report of its name: what commands beside the service found, for `/metrics`."""
+
+    time: float
+    """When it was put there, seconds since 1970."""
+    content: bytes
+
+
 class Outcome(NamedTuple):
     """What became of an applicant."""
 
@@ -104,7 +122,10 @@ class PredictionLog:
     def __init__(self, store: Store, retention: float | None = None) -> None:
         self._store = store
         self._retention = retention
+        self.on_commit: Callable[[list[float], int], None] = lambda *_: None
+        """Told in the event loop of each commit: the seconds since its records came, and how many were not written."""
         self._waiting: list[_Job] = []
+        self._in_hand: list[_Job] = []
         self._waiting_bytes = 0
         self._busy = self._closed = False
         self._queue: SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Job]] | None] = SimpleQueue()
@@ -151,6 +172,19 @@ class PredictionLog:
         """
         return self._submit(_Job(self._store.outcomes, outcomes, 0))
 
+    def reports(self) -> asyncio.Future[dict[str, Report]]:
+        """Return the latest reports by name, see `Store.reports`."""
+        return self._submit(_Job(lambda _: self._store.reports(), (), 0))
+
+    def first_served(self, model_version: str) -> asyncio.Future[float]:
+        """Return since when a model answers, see `Store.first_served`."""
+        return self._submit(_Job(lambda _: self._store.first_served(model_version), (), 0))
+
+    def waiting(self) -> tuple[int, float]:
+        """Return how many records wait for their commit, and since how many seconds the oldest does."""
+        jobs = [job for job in (*self._in_hand, *self._waiting) if job.work == self._store.append]
+        return sum(len(job.payload) for job in jobs), time.monotonic() - jobs[0].begun if jobs else 0.0
+
     async def close(self) -> None:
         """Write what waits, then close."""
         if not self._closed:
@@ -178,6 +212,7 @@ class PredictionLog:
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         jobs, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._in_hand = jobs
         self._queue.put((loop, jobs))
 
     def _settle(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job]) -> None:
@@ -188,6 +223,9 @@ class PredictionLog:
                 else:
                     what = f"{type(job.error).__name__}: {job.error}"
                     job.future.set_exception(LogError(" ".join(what.split())))  # its own: a traceback grows with each raise
+        appends, now = [job for job in jobs if job.work == self._store.append], time.monotonic()
+        self.on_commit([now - job.begun for job in appends if job.error is None], sum(job.error is not None for job in appends))
+        self._in_hand = []
         if self._waiting:
             self._hand_over(loop)
         else:
@@ -234,10 +272,11 @@ class PredictionLog:
 
 
 class _Job:
-    __slots__ = ("error", "future", "payload", "result", "size", "work")
+    __slots__ = ("begun", "error", "future", "payload", "result", "size", "work")
 
     def __init__(self, work: Callable[[Any], Any], payload: Sequence[Any], size: int) -> None:
         self.work, self.payload, self.size = work, payload, size
+        self.begun = time.monotonic()
         self.future: asyncio.Future[Any]
         self.result: Any = None
         self.error: Exception | None = None
@@ -264,7 +303,7 @@ class Store:
     data_errors: tuple[type[Exception], ...] = (ValueError, TypeError, OverflowError)
     connection: Any
 
-    tables = (
+    tables: tuple[str, ...] = (
         (
             "CREATE TABLE requests (id {ID}, request_id TEXT NOT NULL UNIQUE, time {REAL} NOT NULL, model_version TEXT NOT NULL,"
             " row_count INTEGER NOT NULL, deleted INTEGER NOT NULL, inputs {BYTES} NOT NULL, results {BYTES} NOT NULL)"
@@ -280,6 +319,14 @@ class Store:
             " time {REAL} NOT NULL, PRIMARY KEY (request_id, position))"
         ),
     )
+    # What each schema added to the one before it; a new log gets all of it.
+    additions: dict[int, tuple[str, ...]] = {
+        2: (
+            "CREATE TABLE reports (name TEXT PRIMARY KEY, time {REAL} NOT NULL, content {BYTES} NOT NULL)",
+            "CREATE TABLE models (model_version TEXT PRIMARY KEY, first_served {REAL} NOT NULL)",
+            "INSERT INTO models SELECT model_version, MIN(time) FROM requests GROUP BY model_version",
+        )
+    }
 
     def transaction(self) -> contextlib.AbstractContextManager[Any]:
         """Commit what the block did, or nothing of it."""
@@ -306,13 +353,13 @@ class Store:
         """Make the tables, or raise if a newer version made them."""
         raise NotImplementedError
 
-    def create(self) -> None:
-        """Make the tables."""
-        for statement in self.tables:
-            self.execute(statement.format(**self.kinds))
-
-    def check_schema(self, found: int) -> None:
-        """Raise if a newer version made the tables."""
+    def bring_up(self, found: int) -> None:
+        """Make the tables, or add what schema ``found`` (0: none) lacks. Raises LogError if a newer version made them."""
+        missing = [self.tables] if found == 0 else []
+        missing += [statements for schema, statements in self.additions.items() if schema > found]
+        for statements in missing:
+            for statement in statements:
+                self.execute(statement.format(**self.kinds))
         if found > SCHEMA:
             raise LogError(
                 f"the prediction log has schema {found}, expected up to {SCHEMA}: a newer version made it; upgrade this package"
@@ -381,6 +428,68 @@ class Store:
                 applicants = tuple(named.get((request_id, i)) for i in range(rows)) if request_id in with_names else ()
                 record = Record(request_id, when, version, _unpacked(inputs), bytes(answers), rows, applicants)
                 yield Logged(record, late.get(request_id, {}))
+
+    def judged(self, since: float, until: float) -> Iterator[Judged]:
+        """Yield results and outcomes of a span of time (seconds since 1970), the oldest first, a few at a time."""
+        last = (since, -1)
+        while found := self._fetch(
+            "SELECT time, id, request_id, model_version, results FROM requests"
+            " WHERE (time, id) > (?, ?) AND time < ? ORDER BY time, id LIMIT ?",
+            (*last, until, READ_AT_ONCE * 10),
+        ):
+            outcomes: dict[str, dict[int, str]] = {}
+            for request_id, position, outcome in self._fetch(
+                "SELECT request_id, position, outcome FROM outcomes WHERE request_id IN"
+                " (SELECT request_id FROM requests WHERE (time, id) > (?, ?) AND (time, id) <= (?, ?))",
+                (*last, *found[-1][:2]),
+            ):
+                outcomes.setdefault(request_id, {})[position] = outcome
+            last = found[-1][:2]
+            for *_, request_id, version, answers in found:
+                yield Judged(version, bytes(answers), outcomes.get(request_id, {}))
+
+    def number_since(self, since: float) -> int:
+        """Return the number of predictions from a time on, without deleted ones."""
+        ((n,),) = self._fetch("SELECT COALESCE(SUM(row_count - deleted), 0) FROM requests WHERE time >= ?", (since,))
+        return int(n)
+
+    def put_report(self, name: str, content: bytes) -> None:
+        """Keep a report in the place of the last one of its name."""
+        self.attempt(
+            lambda _: self.execute(
+                "INSERT INTO reports (name, time, content) VALUES (?, ?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET time = excluded.time, content = excluded.content",
+                (name, time.time(), content),
+            )
+        )
+
+    def reports(self) -> dict[str, Report]:
+        """Return the latest reports by name. Fails where nothing can be written, so who asks knows that it can."""
+        found = self.attempt(lambda _: self.execute("SELECT name, time, content FROM reports").fetchall())
+        return {name: Report(when, bytes(content)) for name, when, content in found}
+
+    def first_served(self, model_version: str) -> float:
+        """Return when a model was first asked for or logged, seconds since 1970; now, if this is the first time."""
+
+        def note(_: bool) -> Any:
+            self.execute("INSERT INTO models VALUES (?, ?) ON CONFLICT DO NOTHING", (model_version, time.time()))
+            return self.execute("SELECT first_served FROM models WHERE model_version = ?", (model_version,)).fetchone()
+
+        return float(self.attempt(note)[0])
+
+    def recent(self, since: float = 0.0, until: float = math.inf) -> Iterator[Record]:
+        """Yield the records of a span of time (seconds since 1970), the newest first and without references, a few at a time."""
+        last, limit = (until, -1), READ_AT_ONCE
+        while found := self._fetch(
+            "SELECT time, id, request_id, model_version, inputs, results, row_count FROM requests"
+            " WHERE (time, id) < (?, ?) AND time >= ? ORDER BY time DESC, id DESC LIMIT ?",
+            (*last, since, limit),
+        ):
+            last = found[-1][:2]
+            # Of small ones more at once: a query costs as much as twenty of them.
+            limit = READ_AT_ONCE * (50 if max(len(row[4]) for row in found) < COMPRESS_BYTES else 1)
+            for when, _, request_id, version, inputs, answers, rows in found:
+                yield Record(request_id, when, version, _unpacked(inputs), bytes(answers), rows)
 
     def _fetch(self, sql: str, values: Sequence[Any]) -> list[Any]:
         with self.problems():
@@ -510,9 +619,8 @@ class SqliteStore(Store):
             self._use_wal()
             with self.transaction():
                 (found,) = self.execute("PRAGMA user_version").fetchone()
-                self.check_schema(found)
-                if found == 0:
-                    self.create()
+                self.bring_up(found)
+                if found < SCHEMA:
                     self.execute(f"PRAGMA user_version = {SCHEMA}")
 
     def _use_wal(self) -> None:
@@ -592,8 +700,10 @@ class PostgresStore(Store):
     kinds = {"ID": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "REAL": "DOUBLE PRECISION", "BYTES": "BYTEA"}
 
     def __init__(self, url: str, *, durable: bool) -> None:
-        import psycopg
-
+        try:
+            import psycopg
+        except ImportError:
+            raise LogError("a prediction log in PostgreSQL needs psycopg; run `uv pip install -e '.[serving]'`") from None
         self._driver = psycopg
         self.data_errors = (*Store.data_errors, psycopg.IntegrityError, psycopg.DataError)
         self._url, self._durable = url, durable
@@ -605,10 +715,10 @@ class PostgresStore(Store):
             self.execute("SELECT pg_advisory_xact_lock(7236541)")  # one process makes the tables
             self.execute("CREATE TABLE IF NOT EXISTS prediction_log (schema_version INTEGER NOT NULL)")
             found = self.execute("SELECT schema_version FROM prediction_log").fetchone()
-            self.check_schema(found[0] if found else 0)
-            if not found:
-                self.create()
-                self.execute("INSERT INTO prediction_log VALUES (?)", (SCHEMA,))
+            self.bring_up(found[0] if found else 0)
+            self.execute(
+                "UPDATE prediction_log SET schema_version = ?" if found else "INSERT INTO prediction_log VALUES (?)", (SCHEMA,)
+            )
 
     @contextlib.contextmanager
     def problems(self) -> Iterator[None]:
@@ -665,7 +775,7 @@ def open_store(url: str, *, durable: bool = True, create: bool = True) -> Store:
     if scheme == "sqlite" and path:
         path = unquote(path)
         if not create and not os.path.exists(path):
-            raise LogError(f"{path}: there is no prediction log; give its URL in --log or MLOPS_LOG_URL")
+            raise LogError(f"{path}: there is no prediction log; give the URL of one, or set MLOPS_LOG_URL")
         store = SqliteStore(path, durable=durable)
     elif url.startswith(("postgresql://", "postgres://")):
         store = PostgresStore(url, durable=durable)

@@ -9,14 +9,17 @@ import asyncio
 import csv
 import io
 import time
+from collections.abc import Sequence  # noqa: TC003 - msgspec reads annotations
 from itertools import starmap
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl
 
 import msgspec
 import numpy as np
+from msgspec.structs import asdict, astuple
 
 from mlops_project.modeling.compiled import SETS
+from mlops_project.modeling.reasons import Reason  # noqa: TC001 - msgspec reads annotations
 from mlops_project.modeling.scale import log_odds
 from mlops_project.serving import applicants as bodies
 from mlops_project.serving.applicants import CSV, JSON, PARQUET, TYPES
@@ -32,16 +35,6 @@ if TYPE_CHECKING:
 MOST_REASONS = 20
 # Larger bodies are worked on in a thread, so that small requests need not wait for them.
 INLINE_BYTES = 32_768
-
-
-class Reason(msgspec.Struct, frozen=True, gc=False):
-    """Why a score is lower than the average applicant's."""
-
-    column: str
-    code: str
-    contribution: float
-    points: float
-    text: str
 
 
 class Prediction(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -65,49 +58,62 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     predictions: list[Prediction]
 
 
-class Scored(NamedTuple):
-    """Predictions as columns; of shape (n rows,) or as long."""
+class Predictions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What the model says of n applicants, by columns of n cells."""
 
     p_good: list[float]
     probability_of_default: list[float]
     score: list[float]
     decision: list[str]
     conformal_set: list[list[str]]
-    treated_as_missing: list[Any]
-    missing: list[Any]
-    reasons: list[list[Reason]] | None
+    treated_as_missing: list[Sequence[str]]
+    missing: list[Sequence[str]]
+    reasons: list[list[Reason]] | None = None
+
+
+class AnswerByColumn(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a request that came by columns."""
+
+    request_id: str
+    model_version: str
+    predictions: Predictions
 
 
 _encode = msgspec.json.Encoder().encode
 
 
-def score(served: Served, found: Applicants, top: int) -> Scored:
+def score(served: Served, found: Applicants, top: int) -> Predictions:
     """Score applicants, with up to ``top`` reasons each. One is worked on in plain numbers: arrays cost more than they do."""
     scorer = served.scorer
-    parsed = scorer.parse(found.records) if found.records is not None else scorer.parse_columns(found.columns or {})
+    if found.records is not None:
+        parsed = scorer.parse(found.records)
+    else:
+        parsed = scorer.parse_columns(found.columns or {}, plain=found.plain)
+    treated, missing = parsed.gaps()
     p_good = scorer.p_good(parsed.values)
-    reasons = [list(starmap(Reason, row)) for row in served.reasons(parsed.values, top)] if top else None
+    reasons = served.reasons(parsed.values, top) if top else None
     if found.n == 1 and scorer.policy is not None:
         p: float = p_good.item()
         policy: Any = scorer.policy
-        return Scored(
+        good, bad = policy.conformal_sets(p)
+        return Predictions(
             [p],
             [1 - policy.correct(p)],
             [float(scorer.scale.points(log_odds(p)))],
             ["approve" if policy.approved(p) else "refuse"],
-            [SETS[policy.conformal_sets(p)]],
-            parsed.treated,
-            parsed.missing,
+            [SETS[good + 2 * bad]],
+            treated,
+            missing,
             reasons,
         )
-    return Scored(
+    return Predictions(
         p_good.tolist(),
         scorer.default_probability(p_good).tolist(),
         scorer.score(p_good).tolist(),
         scorer.decide(p_good).tolist(),
         scorer.conformal_sets(p_good),
-        parsed.treated,
-        parsed.missing,
+        treated,
+        missing,
         reasons,
     )
 
@@ -135,13 +141,13 @@ class Predict:
         if served is None:
             raise Refusal(503, "Service Unavailable", "no model is loaded yet", [(b"retry-after", b"1")])
         if len(body) > INLINE_BYTES or kind == PARQUET or (top and not served.scorer.can_explain):
-            request_id, record, answer, n = await asyncio.to_thread(
+            request_id, record, answer, scored = await asyncio.to_thread(
                 predict, served, body, kind, answer_kind, top, service.settings.max_rows
             )
         else:
-            request_id, record, answer, n = predict(served, body, kind, answer_kind, top, service.settings.max_rows)
+            request_id, record, answer, scored = predict(served, body, kind, answer_kind, top, service.settings.max_rows)
         await service.keep(record)
-        service.metrics.predicted(n)
+        service.metrics.predicted(scored)
         await send(
             {
                 "type": "http.response.start",
@@ -158,8 +164,10 @@ class Predict:
         await send({"type": "http.response.body", "body": answer})
 
 
-def predict(served: Served, body: bytes, kind: str, answer_kind: str, top: int, max_rows: int) -> tuple[str, Record, bytes, int]:
-    """Return request id, record for the log, the answer's body and the number of applicants."""
+def predict(
+    served: Served, body: bytes, kind: str, answer_kind: str, top: int, max_rows: int
+) -> tuple[str, Record, bytes, Predictions]:
+    """Return request id, record for the log, the answer's body and what it says."""
     found = bodies.read(body, kind, served.names, max_rows)
     scored = score(served, found, top)
     request_id, version = new_request_id(), served.scorer.model_version
@@ -172,16 +180,18 @@ def predict(served: Served, body: bytes, kind: str, answer_kind: str, top: int, 
         found.n,
         found.references,
     )
-    return request_id, record, write(scored, answer_kind, request_id, version), found.n
+    return request_id, record, write(scored, answer_kind, request_id, version, by_column=found.by_column), scored
 
 
-def write(scored: Scored, kind: str, request_id: str, version: str) -> bytes:
+def write(scored: Predictions, kind: str, request_id: str, version: str, *, by_column: bool = False) -> bytes:
     """Return the body of an answer."""
+    if by_column and kind == JSON:
+        return _encode(AnswerByColumn(request_id, version, scored))
     if kind == JSON:
-        shown: tuple[Any, ...] = scored if scored.reasons is not None else scored[:-1]
+        shown = astuple(scored) if scored.reasons is not None else astuple(scored)[:-1]
         predictions = list(starmap(Prediction, zip(*shown, strict=True)))
         return _encode(Answer(request_id, version, predictions))
-    columns: dict[str, Any] = scored._asdict()
+    columns: dict[str, Any] = asdict(scored)
     for name in ("conformal_set", "treated_as_missing", "missing"):
         columns[name] = [" ".join(names) for names in columns[name]]
     reasons = columns.pop("reasons") or []

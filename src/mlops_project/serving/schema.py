@@ -133,6 +133,8 @@ def _predict(csv: dict[str, Any]) -> dict[str, Any]:
         "description": (
             "One object, an array of objects, or a table in CSV, Arrow or Parquet with the contract's columns. Cells are read as"
             " the pipeline reads the raw table: what the contract does not allow is treated as missing, and the answer says so."
+            " JSON may also be one object of all columns, each an array with a cell per applicant; then `predictions` is one"
+            " of arrays, too. (A schema cannot say that arrays are of one length, so only the words here describe it.)"
             " The answer is sent only after it was written to the prediction log. A table is answered with a table of the same"
             " type, unless only JSON is accepted."
         ),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlops_project.errors import PipelineError
-from mlops_project.modeling.manifest import manifest_path, signature_path
+from mlops_project.manifest import manifest_path, signature_path
 from mlops_project.runtime import guarded
 from mlops_project.serving.guards import SafeFormatter
 from mlops_project.serving.settings import Settings, read_settings
@@ -122,6 +122,8 @@ class Supervisor:
                 process.terminate()
             code = await process.wait()
             self._processes.discard(process)
+            for file in (Path(self.settings.files.state) / "metrics").glob(f"gauge_live*_{process.pid}.db"):
+                file.unlink(missing_ok=True)  # what it held is no more; what it counted stays
             if self.ending.is_set():
                 return
             pause = min(max(0.2, 2 * pause), LONGEST_PAUSE) if time.monotonic() - begun < SHORT_LIFE else 0.0

@@ -82,14 +82,17 @@ class Service:
         settings = self.settings
         if settings.log is not None:
             self.log = PredictionLog.open(settings.log, retention=settings.retention, durable=settings.durable)
+            self.log.on_commit, self.metrics.log = self.metrics.committed, self.log
         self.models.look()
-        watch = asyncio.create_task(self.models.watch())
+        tasks = [asyncio.create_task(self.models.watch()), asyncio.create_task(self.metrics.keep_counting())]
         try:
             yield
         finally:
-            watch.cancel()
+            for task in tasks:
+                task.cancel()
             if self.log is not None:
                 await self.log.close()
+            self.metrics.count()
             if self.limiter is not None:
                 await self.limiter.close()
 

@@ -11,6 +11,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType
 
+from mlops_project.manifest import manifest_path
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -28,7 +30,7 @@ def log_model(model: RiskModel, file: Path, rows: pd.DataFrame, code: Path) -> N
     ----------
     model : RiskModel
     file : Path
-        Where the train stage wrote it.
+        What the train stage wrote, with its manifest beside it.
     rows : DataFrame
         Applicants; the first ones become the input example.
     code : Path
@@ -41,7 +43,7 @@ def log_model(model: RiskModel, file: Path, rows: pd.DataFrame, code: Path) -> N
     mlflow.pyfunc.log_model(
         name="model",
         python_model=str(Path(__file__).with_name("served.py")),
-        artifacts={"model": str(file)},
+        artifacts={"model": str(file), "manifest": str(manifest_path(file))},
         code_paths=[str(code)],
         signature=ModelSignature(inputs, Schema([ColSpec(DataType.double)])),
         input_example=example.where(example.notna(), None),

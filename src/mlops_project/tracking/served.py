@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import joblib
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
@@ -17,8 +16,10 @@ class Served(PythonModel):
     """A `RiskModel` behind MLflow's interface."""
 
     def load_context(self, context: Any) -> None:
-        """Read the file; unpickling runs code, so load only what this repository's pipeline made."""
-        self.model = joblib.load(context.artifacts["model"])
+        """Read the file by the manifest that was logged beside it, with the package of its revision."""
+        from mlops_project.modeling.model import load_model
+
+        self.model = load_model(context.artifacts["model"])
 
     # Hints would be taken as the type of the input, which the signature says.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201

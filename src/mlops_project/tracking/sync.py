@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
 
-from mlops_project.config import MODELS, PLOTS, PROCESSED
+from mlops_project.config import BEST_MODEL, PLOTS, PROCESSED
 from mlops_project.errors import PipelineError
 from mlops_project.files import read_table
+from mlops_project.manifest import manifest_path, write_manifest
 from mlops_project.modeling.model import load_model
 from mlops_project.review.revisions import LOCK, Revision, flat, git, resolve
 from mlops_project.tracking.connection import NoAnswerError, connected
@@ -54,7 +55,7 @@ class Pushed(NamedTuple):
     error: PipelineError | None = None
 
 
-def sync(revisions: Iterable[Revision], target: Target, *, champion: bool = False) -> Iterator[Pushed]:
+def sync(revisions: Iterable[Revision], target: Target, *, champion: bool = False, trust_file: bool = False) -> Iterator[Pushed]:
     """Push revisions, each after the other. One that lacks an output, or that the server refuses, does not stop the others.
 
     What a revision holds is read in full before its run is begun. A run that an interruption left half-written is completed.
@@ -66,6 +67,8 @@ def sync(revisions: Iterable[Revision], target: Target, *, champion: bool = Fals
     target : Target
     champion : bool
         Register the model of each and move the alias ``champion`` to it.
+    trust_file : bool
+        Take the model of a revision that has no manifest of it: unpickling runs code.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def sync(revisions: Iterable[Revision], target: Target, *, champion: bool = Fals
     for revision in revisions:
         try:
             with connected(target.uri, target.experiment):
-                run_id, new = _push(revision, target)
+                run_id, new = _push(revision, target, trust_file=trust_file)
                 if champion:
                     _crown(run_id, target.model, revision)
         except NoAnswerError:
@@ -109,7 +112,7 @@ def _experiment_names() -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
-def _push(revision: Revision, target: Target) -> tuple[str, bool]:
+def _push(revision: Revision, target: Target, *, trust_file: bool) -> tuple[str, bool]:
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(target.experiment)
     found = client.search_runs([experiment.experiment_id], f"tags.{COMMIT_TAG} = '{revision.commit}'")
@@ -119,8 +122,7 @@ def _push(revision: Revision, target: Target) -> tuple[str, bool]:
     params, metrics = run_params(revision.params()), run_metrics(revision.metrics())
     time = int(git("show", "-s", "--format=%ct", _commit(revision))) * 1000
     with tempfile.TemporaryDirectory() as folder:
-        model_file = Path(folder, "best_model.joblib")
-        model_file.write_bytes(revision.output(MODELS / "best_model.joblib"))
+        model_file = _model_file(revision, Path(folder), trust_file=trust_file)
         model = load_model(model_file)
         rows = read_table(io.BytesIO(revision.output(PROCESSED / "Xtest.csv")), model.feature_names_in_)
         plots, code = _files(revision, PLOTS, Path(folder)), _files(revision, CODE, Path(folder))
@@ -136,6 +138,20 @@ def _push(revision: Revision, target: Target) -> tuple[str, bool]:
             if _logged_model(run_id) is None:
                 log_model(model, model_file, rows, code)
     return run_id, True
+
+
+def _model_file(revision: Revision, folder: Path, *, trust_file: bool) -> Path:
+    """Write the model, with the manifest that the commit has: a DVC remote may hold anything under the MD5 of the lock."""
+    file = folder / BEST_MODEL.name
+    file.write_bytes(revision.output(BEST_MODEL))
+    place = manifest_path(BEST_MODEL)
+    if (text := revision.read(place)) is not None:
+        manifest_path(file).write_text(text, encoding="utf-8", newline="\n")
+    elif trust_file:
+        write_manifest(file)
+    else:
+        raise PipelineError(f"{place}: not found in {revision.label}; if you know who made its model, pass --trust-file")
+    return file
 
 
 def run_params(params: Mapping[str, Any]) -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""What may be loaded: a manifest with the SHA-256 of a file beside it, tracked in Git or signed.
+"""What may be loaded: what is pickled has a manifest with its SHA-256 beside it, tracked in Git or signed.
 
-Unpickling runs code, and the MD5 in dvc.lock is no defence against somebody who wants to be found equal. So a service loads a
-file only if its SHA-256 stands in ``<file>.manifest.json``, and that manifest is the one of the commit that is checked out in the
-working directory or, where there is no Git (an image), carries an Ed25519 signature in ``<file>.manifest.json.sig``.
+Unpickling runs code, and the MD5 in dvc.lock is no defence against somebody who wants to be found equal. So nothing is unpickled
+unless its SHA-256 stands in ``<file>.manifest.json`` (`load`). A service asks for more: that manifest must be the one of the
+commit that is checked out in the working directory or, where there is no Git (an image), carry an Ed25519 signature in
+``<file>.manifest.json.sig`` (`read_verified`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import json
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -28,11 +30,10 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from mlops_project.modeling.model import RiskModel
-
 MANIFEST_BYTES = 64 * 1024
 SIGNATURE_BYTES = 64
 MISSING = "the pipeline writes it beside what it vouches for: `dvc repro`, or `git checkout` of the commit"
+ABSENT = "run `dvc repro` to make it, or `dvc pull` to fetch it"
 # Of the environment: PEM text, or with _FILE behind it the file that holds it.
 PUBLIC_KEY = "MLOPS_MANIFEST_KEY"
 SIGNING_KEY = "MLOPS_SIGNING_KEY"
@@ -68,11 +69,64 @@ def write_manifest(path: str | Path, made_with: Iterable[str | Path] = ()) -> No
     """Write the manifest of a file, with further files of its folder that belong to it (the model of a policy)."""
     files = []
     for file in (Path(path), *map(Path, made_with)):
-        content = file.read_bytes()
+        content = _read(file, sys.maxsize - 1, ABSENT)
         files.append(Entry(name=file.name, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)))
     with atomic_path(manifest_path(path)) as temporary:
-        text = json.dumps(msgspec.to_builtins(Manifest(files=files)), indent=2) + "\n"
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(Manifest(files=files)), indent=2) + b"\n")
+
+
+def dump(estimator: Any, path: str | Path) -> None:
+    """Write an estimator with joblib, and its manifest, by which `load` and a service know it again."""
+    import joblib
+
+    with atomic_path(path) as temporary:
+        joblib.dump(estimator, temporary, compress=("zlib", 3))
+    write_manifest(path)
+
+
+def load(path: str | Path, kind: type, expected: str, *, trust_file: bool = False) -> Any:
+    """Read an object that `dump` wrote, if the manifest beside it names its SHA-256.
+
+    The file is read once, and what is unpickled are the very bytes that were hashed. The manifest need not be committed, nor
+    signed: a stage reads what the one before it has just written.
+
+    Parameters
+    ----------
+    path : str or Path
+    kind : type
+        What the object must be.
+    expected : str
+        What messages call it.
+    trust_file : bool
+        Do without a manifest. Unpickling runs code: only for files whose maker you know.
+
+    Raises
+    ------
+    PipelineError
+        If file or manifest are absent or do not fit each other, or the file is damaged or holds something else.
+    """
+    path = Path(path)
+    if trust_file or not path.exists():
+        return unpickle(_read(path, sys.maxsize - 1, ABSENT), path, kind, expected)
+    remedy = (
+        f"{MISSING}; if you know who made {path.name}, `mlops-manifest write {path}` vouches for it,"
+        " --trust-file (trust_file=True) does without"
+    )
+    content, *_ = _vouched(path, _read(manifest_path(path), MANIFEST_BYTES, remedy))
+    return unpickle(content, path, kind, expected)
+
+
+def unpickle(content: bytes, path: str | Path, kind: type, expected: str) -> Any:
+    """Return the object in bytes that were vouched for; parameters and errors as `load`. Nothing else here unpickles."""
+    import joblib
+
+    try:
+        loaded = joblib.load(io.BytesIO(content))
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise PipelineError(f"{path}: cannot be loaded ({type(error).__name__}); run `dvc repro` to write it anew") from error
+    if not isinstance(loaded, kind):
+        raise PipelineError(f"{path}: found a {type(loaded).__name__}, expected {expected}")
+    return loaded
 
 
 def read_verified(
@@ -120,17 +174,6 @@ def read_verified(
 def verify(path: str | Path, *, public_key: str | None = None, allow_uncommitted: bool = False) -> str:
     """Return the SHA-256 of a file whose manifest vouches for it; parameters and errors as `read_verified`."""
     return read_verified(path, public_key=public_key, allow_uncommitted=allow_uncommitted)[1]
-
-
-def load_verified(path: str | Path, *, public_key: str | None = None, allow_uncommitted: bool = False) -> tuple[RiskModel, str]:
-    """Return a model and the SHA-256 of its file, if its manifest vouches for it; parameters and errors as `read_verified`.
-
-    What is unpickled are the very bytes that were hashed: nobody can swap the file in between.
-    """
-    from mlops_project.modeling.model import load_model  # scikit-learn, which who only verifies does not need
-
-    content, sha256 = read_verified(path, public_key=public_key, allow_uncommitted=allow_uncommitted)
-    return load_model(path, io.BytesIO(content)), sha256
 
 
 def write_keys(path: str | Path) -> None:
@@ -233,13 +276,13 @@ def _vouched(path: Path, text: bytes) -> tuple[bytes, str, set[str]]:
         found = ", ".join(entry.name for entry in files) or "no file"
         raise PipelineError(f"{place}: found {found}, expected {path.name} first: this is another file's manifest")
     expected = files[0]
-    content = _read(path, expected.bytes, "`dvc pull` fetches it, `dvc repro` makes it anew")
+    content = _read(path, expected.bytes, ABSENT)
     found = hashlib.sha256(content).hexdigest()
     if found != expected.sha256:
         size = f"{len(content)} bytes" if len(content) <= expected.bytes else f"more than {expected.bytes} bytes"
         raise PipelineError(
             f"{path}: not loaded: found SHA-256 {found} ({size}), {place.name} expects {expected.sha256} ({expected.bytes}"
-            " bytes); the file is damaged, tampered with or of another commit: `dvc checkout`"
+            " bytes); one of them is damaged, tampered with or of another commit: `git checkout` and `dvc checkout`"
         )
     return content, found, {entry.sha256 for entry in files}
 
