@@ -235,12 +235,8 @@ def test_a_challenger_waits_for_approval_in_shadow_and_is_promoted_by_another_jo
     place = tmp_path / "job"
     fresh.run("git", "clone", "--quiet", str(tmp_path / "origin.git"), str(place))
     shutil.copy(fresh.path / ".dvc/config.local", place / ".dvc/config.local")
-    approve = (*COMMAND, "approve", run, "--into", "main")
-    done = subprocess.run(
-        approve, cwd=place, env=os.environ | {"PYTHONPATH": PACKAGE}, check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"{run}: promoted; champion is v0.0.2" in done.stdout
+    printed = step(place, "approve.sh", tmp_path, RUN=run, TARGET="main")
+    assert f"{run}: promoted; champion is v0.0.2" in printed
     fresh.git("fetch", "--quiet", "--tags", "origin")
     assert fresh.git("rev-parse", "origin/main").strip() == fresh.git("rev-parse", f"{NAME}#champion#2^{{commit}}").strip()
     assert "but champion is v0.0.2" in retrain(fresh, "approve", run, code=1), "it was compared with another"
