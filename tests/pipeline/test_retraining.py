@@ -235,7 +235,8 @@ def test_a_challenger_waits_for_approval_in_shadow_and_is_promoted_by_another_jo
     place = tmp_path / "job"
     fresh.run("git", "clone", "--quiet", str(tmp_path / "origin.git"), str(place))
     shutil.copy(fresh.path / ".dvc/config.local", place / ".dvc/config.local")
-    printed = step(place, "approve.sh", tmp_path, RUN=run, TARGET="main")
+    nobody = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    printed = step(place, "approve.sh", tmp_path, RUN=run, TARGET="main", **nobody)
     assert f"{run}: promoted; champion is v0.0.2" in printed
     fresh.git("fetch", "--quiet", "--tags", "origin")
     assert fresh.git("rev-parse", "origin/main").strip() == fresh.git("rev-parse", f"{NAME}#champion#2^{{commit}}").strip()
