@@ -31,6 +31,7 @@ requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pypr
 	$(COMPILE) -c requirements/core.txt -c requirements/report.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
 	for set in s3 ssh servers workflows api; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done
 	$(COMPILE) -c requirements/core.txt requirements/bentoml.in -o requirements/bentoml.txt
+	for set in evidently nannyml; do $(COMPILE) requirements/$$set.in -o requirements/$$set.txt || exit; done
 	$(BIN)/python scripts/extra.py serving | $(COMPILE) -c requirements/core.txt -c requirements/serving.txt - requirements/image.in -o requirements/image.txt
 	$(COMPILE) requirements/deploy.in -o requirements/deploy.txt
 	$(COMPILE) deploy/airflow/requirements.in -o deploy/airflow/requirements.txt
@@ -151,7 +152,7 @@ $(AIRFLOW).done: $(VENV)/core.done deploy/airflow/requirements.txt
 	@touch $@
 
 ## Contributing
-.PHONY: test test-integration test-cov lint check check-workflows check-deploy format benchmark clean
+.PHONY: test test-integration test-cov lint check check-workflows check-deploy format benchmark benchmark-serving benchmark-drift clean
 # The tests dirty this table afresh, so that a team's own raw file cannot change them.
 CLEAN := data/raw/german_credit_original.csv
 $(CLEAN): | $(VENV)/core.done
@@ -184,6 +185,14 @@ $(BENTOML).done: $(VENV)/core.done requirements/core.txt requirements/bentoml.tx
 	@$(BIN)/python -m venv $(BENTOML)
 	@for set in core bentoml; do sh scripts/install.sh $(BENTOML)/bin/python requirements/$$set.txt || exit; done
 	@$(BENTOML)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+# What finds drift elsewhere, to compare with; evidently does not import with pandas 3.1.
+DRIFTERS := $(VENV)/evidently.done $(VENV)/nannyml.done
+$(DRIFTERS): $(VENV)/%.done: $(VENV)/core.done requirements/%.txt
+	@rm -rf $(VENV)/$*
+	@$(BIN)/python -m venv $(VENV)/$*
+	@sh scripts/install.sh $(VENV)/$*/bin/python requirements/$*.txt
 	@touch $@
 
 WORKFLOWS := $(VENV)/workflows
@@ -251,6 +260,9 @@ benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage, verdic
 
 benchmark-serving: $(VENV)/dev.done $(VENV)/serving.done $(MLFLOW).done $(BENTOML).done $(CLEAN) ## Measure the service beside others (needs wrk; ARGS=--quick)
 	@$(BIN)/python benchmarks/serving.py $(ARGS)
+
+benchmark-drift: $(VENV)/dev.done $(DRIFTERS) ## Measure the cost of mlops-drift beside evidently and nannyml
+	@$(BIN)/python benchmarks/drift_speed.py $(ARGS)
 
 clean: ## Remove the environment and what tools left behind (data, models and the DVC cache stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis htmlcov .coverage

@@ -1,8 +1,11 @@
 """`mlops-drift` on files: exports of a real prediction log and tables, what moved and what did not, and what it writes."""
 
 import asyncio
+import contextlib
+import copy
 import json
 import re
+import sqlite3
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,10 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from msgspec import structs
 
-from mlops_project.files import write_table
+from mlops_project.files import dump, read_table, write_table
+from mlops_project.modeling.train import fit
 from mlops_project.monitoring.command import main
-from mlops_project.monitoring.windows import moment, read_window
+from mlops_project.monitoring.scoring import p_good
+from mlops_project.monitoring.windows import _shown, moment, read_log, read_window
+from mlops_project.preprocessing import build_preprocessor
 from mlops_project.schema import Contract
 
 REFERENCE_ROWS = 500
@@ -134,34 +141,136 @@ def test_a_reference_that_is_not_what_the_lock_records_is_said(place):
 # --- the prediction log
 
 
+LOG = "sqlite:///log.db"
+
+
 @pytest.fixture
-def exported(place) -> Path:
-    """What `mlops-predictions export` writes of a log: single applicants, lists and columns, two models, two days."""
-    from mlops_project.serving.log import PredictionLog, Record, new_request_id, open_store, results
-    from mlops_project.serving.predictions import export
+def logged(place) -> list[dict]:
+    """A prediction log: single applicants, a list and columns, two models, two days; returns the applicants."""
+    from mlops_project.serving.log import PredictionLog, Record, new_request_id, results
 
     table = pd.read_csv("window.csv", index_col=0).astype(object)
     rows = [{name: None if pd.isna(cell) else cell for name, cell in row.items()} for row in table.to_dict("records")]
     answers = score(pd.read_csv("window.csv", index_col=0))
 
-    def record(places: range, day: int, model: str) -> Record:
-        given = [rows[i] for i in places]
+    def record(places: range, day: int, model: str, content: object) -> Record:
         p_good = [float(answers[i]) for i in places]
         when = datetime(2026, 3, day, tzinfo=UTC).timestamp()
-        answer = results(p_good, p_good, p_good, ["approve"] * len(given))
-        return Record(new_request_id(), when, model, json.dumps(given).encode(), answer, len(given))
+        answer = results(p_good, p_good, p_good, ["approve"] * len(p_good))
+        return Record(new_request_id(), when, model, json.dumps(content).encode(), answer, len(p_good))
 
     async def fill() -> None:
-        log = PredictionLog.open("sqlite:///log.db")
-        half = len(rows) // 2
-        await log.append([record(range(half), 1, "a" * 64), record(range(half, len(rows)), 2, "b" * 64)])
+        log = PredictionLog.open(LOG)
+        half, last = len(rows) // 2, range(len(rows) - 100, len(rows))
+        records = [record(range(i, i + 1), 1, "a" * 64, rows[i]) for i in range(30)]
+        records.append(record(range(30, half), 1, "a" * 64, rows[30:half]))
+        records.append(record(range(half, last.start), 2, "b" * 64, rows[half : last.start]))
+        records.append(record(last, 2, "b" * 64, {name: [rows[i][name] for i in last] for name in rows[0]}))
+        await log.append(records)
         await log.close()
 
     asyncio.run(fill())
-    store = open_store("sqlite:///log.db")
+    return rows
+
+
+@pytest.fixture
+def exported(place, logged) -> Path:
+    """What `mlops-predictions export` writes of it."""
+    from mlops_project.serving.log import open_store
+    from mlops_project.serving.predictions import export
+
+    store = open_store(LOG)
     export(store, Path("export.csv"))
     store.close()
     return place / "export.csv"
+
+
+def in_order(rows: np.ndarray) -> list:
+    return sorted(map(tuple, np.nan_to_num(rows, nan=-1.0).tolist()))
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {},
+        {"last": 40},
+        {"last": 150},
+        {"since": moment("2026-03-02")},
+        {"until": moment("2026-03-02"), "model_version": "aaa"},
+        {"since": moment("2026-03-01"), "until": moment("2026-03-02"), "last": 9},
+    ],
+)
+def test_the_log_is_read_as_its_export_is(exported, contract, cut):
+    log, export = read_log(LOG, contract, **cut), read_window(exported, contract, **cut)
+    assert log.facts | {"source": ""} == export.facts | {"source": ""}
+    assert len(log.values) == min(cut.get("last", 1000), len(export.values))
+    if "last" not in cut:  # of a request that goes over the edge any applicants are the newest
+        assert in_order(log.values) == in_order(export.values)
+        np.testing.assert_array_equal(log.out_of_contract, export.out_of_contract)
+        np.testing.assert_array_equal(np.sort(log.p_good), np.sort(export.p_good))
+
+
+def test_a_log_without_drift_passes(logged, monkeypatch, capsys):
+    found = report("--log-url", LOG, code=0)
+    assert found["window"]["rows"] == len(logged)
+    assert found["window"]["source"] == "log.db"
+    assert found["score"] is not None
+    monkeypatch.setenv("MLOPS_LOG_URL", LOG)
+    assert report("--last", "120", code=0)["window"]["rows"] == 120
+
+
+def test_a_log_whose_newest_predictions_moved_is_found(logged, contract):
+    from mlops_project.serving.log import Record, new_request_id, open_store, results
+
+    name = first_of(contract, "numeric")
+    moved = [row | {name: None if row[name] is None else row[name] * 1.8} for row in logged]
+    answers = [0.5] * len(moved)
+    when = datetime(2026, 3, 3, tzinfo=UTC).timestamp()
+    inputs, given = json.dumps(moved).encode(), results(answers, answers, answers, ["refuse"] * len(moved))
+    store = open_store(LOG)
+    store.append([Record(new_request_id(), when, "b" * 64, inputs, given, len(moved))])
+    store.close()
+    assert (name, "ks") in alarms(report("--log-url", LOG, "--since", "2026-03-03", "--no-scores", code=3))
+    assert alarms(report("--log-url", LOG, "--until", "2026-03-03", "--no-scores", code=0)) == set()
+
+
+def test_what_was_deleted_since_is_not_in_the_window(logged, contract):
+    from mlops_project.serving.log import open_store
+
+    store = open_store(LOG)
+    longer = [record.request_id for record in store.recent() if record.rows > 1]
+    deleted = store.delete_positions({request_id: {0, 3} for request_id in longer})
+    store.close()
+    assert deleted == 6
+    assert len(read_log(LOG, contract).values) == len(logged) - 6
+
+
+def test_any_cell_that_can_be_sent_can_be_read(place, contract):
+    from mlops_project.serving.log import Record, new_request_id, open_store, results
+
+    cells = [True, False, "", "x", -1, 10**30, 1.5, 1e300, None, "1e400", "\x00", "True", 1, "1", 1.0]
+    names = contract.features
+    rows = [dict.fromkeys(names, cell) for cell in cells] + [{}, {"unknown": 1}]
+    good = [0.5] * len(rows)
+    given = results(good, good, good, ["approve"] * len(rows))
+    store = open_store(LOG)
+    store.append([Record(new_request_id(), 1.0, "a", json.dumps(rows).encode(), given, len(rows))])
+    store.append(
+        [Record(new_request_id(), 2.0, "a", b'{"%s": 1e999}' % names[0].encode(), results([0.5], [0.5], [1.0], ["approve"]))]
+    )
+    store.close()
+    found = read_log(LOG, contract)
+    table = pd.DataFrame(
+        [{}, *rows], columns=names, dtype=object
+    )  # 1e999 is out of contract, as is what is sent too seldom to tell
+    assert len(found.values) == len(rows) + 1
+    np.testing.assert_array_equal(found.values[1:], contract.parse_features(table[1:]).values)
+    assert found.out_of_contract[0] > 0
+
+
+def test_a_log_in_postgresql_is_named_without_its_password():
+    assert _shown("postgresql://me:secret@host:5432/log") == "host/log"
+    assert _shown("sqlite:////var/log.db") == "/var/log.db"
 
 
 def test_an_export_holds_the_rows_as_they_were_sent(exported, place, contract):
@@ -213,6 +322,67 @@ def test_times_are_dates_or_spans():
     assert moment("90m", now) == moment("2026-03-07T22:30:00+00:00")
     with pytest.raises(ValueError, match="yesterday"):
         moment("yesterday")
+
+
+# --- scores of a table
+
+
+@pytest.fixture(scope="module")
+def model(_applicants, contract, params):
+    preprocessor = build_preprocessor(contract, params.featurize)
+    return fit(_applicants.table[:300], _applicants.target[:300], preprocessor, contract, params.train, params.models)
+
+
+@pytest.fixture
+def scored(place, model) -> Path:
+    """The folder with a model and its predictions of the reference."""
+    dump(model, place / "models/best_model.joblib")
+    reference = read_table("data/processed/Xtraintest.csv")
+    predictions = pd.DataFrame({"y_proba": model.predict_proba(reference)[:, 1]}, index=reference.index)
+    write_table(predictions, "data/predictions/out_of_fold.csv")
+    return place
+
+
+def test_the_model_scores_a_table_by_a_plan_that_is_kept(scored, model, contract):
+    found = report("window.csv", code=0)
+    assert sum(row["window"] for row in found["score"]["bins"]) == pytest.approx(1, abs=1e-4)
+    (plan,) = Path("var/drift").glob("*.npz")
+    table = pd.read_csv("window.csv", dtype=str, keep_default_na=False)
+    values = contract.parse_features(table).values
+    expected = model.predict_proba(table)[:, 1]
+    # Read, damaged and made anew.
+    for content in (plan.read_bytes(), b"damaged"):
+        plan.write_bytes(content)
+        np.testing.assert_allclose(p_good(Path("models/best_model.joblib"), values, table, contract), expected, atol=1e-9)
+    assert plan.read_bytes() != b"damaged"
+    assert report("window.csv", code=0) == found
+
+
+def test_another_model_gets_another_plan(scored, model, contract):
+    report("window.csv", code=0)
+    before = list(Path("var/drift").glob("*.npz"))
+    other = copy.copy(model)
+    other.name = "other"
+    dump(other, "models/best_model.joblib")
+    report("window.csv", code=0)
+    assert len(before) == len(list(Path("var/drift").glob("*.npz"))) == 1
+    assert before != list(Path("var/drift").glob("*.npz"))
+
+
+def test_a_model_of_another_contract_reads_the_cells_itself(scored, model, contract):
+    """Its contract allows what this one forbids, or the other way round."""
+    name = first_of(contract, "numeric")
+    narrow = structs.replace(contract.columns[name], range=[0, 20])
+    other = structs.replace(contract, columns=contract.columns | {name: narrow})
+    table = pd.read_csv("window.csv", dtype=str, keep_default_na=False)
+    values = other.parse_features(table).values
+    found = p_good(Path("models/best_model.joblib"), values, table, other)
+    np.testing.assert_allclose(found, model.predict_proba(table)[:, 1], atol=1e-9)
+
+
+def test_scores_are_left_out_where_nobody_asks_for_them(scored):
+    assert report("window.csv", "--no-scores", code=0)["score"] is None
+    assert not Path("var").exists()
 
 
 # --- what it writes
@@ -275,6 +445,17 @@ def test_the_page_needs_nothing_else_and_shows_every_feature(place, contract):
     ids = [attributes["id"] for _, attributes in page.seen if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert all(feature in page.text for feature in contract.features)
+
+
+def test_the_report_is_kept_in_the_log_for_the_service(logged, capsys):
+    from mlops_project.serving.log import open_store
+
+    for window in (["--last", "100"], ["window.csv"]):
+        found = report(*window, "--log-url", LOG, "--record", code=0)
+        with contextlib.closing(open_store(LOG)) as store:
+            assert json.loads(store.reports()["drift"].content) == found
+    assert main(["window.csv", "--record", "--log-url", "sqlite:///absent.db"]) == 1
+    assert "there is no prediction log" in capsys.readouterr().err
 
 
 def test_json_on_standard_output_is_only_that(place, capsys):
@@ -344,3 +525,144 @@ def test_no_pipeline_has_run(workdir, root, capsys):
         (workdir / name).write_bytes((root / name).read_bytes())
     assert main(["window.csv"]) == 1
     assert "data/processed/Xtraintest.csv: not found; run `dvc repro`" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_database_is_refused(place, capsys):
+    Path("log.db").write_bytes(b"no database, but long enough to be read as the header of one" * 20)
+    assert main(["--log-url", LOG]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "log.db: the prediction log cannot be used" in error
+    assert error.count("\n") == 1
+
+
+def test_a_database_that_is_damaged_inside_is_refused(logged, capsys):
+    connection = sqlite3.connect("log.db")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    content = bytearray(Path("log.db").read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    Path("log.db").write_bytes(content)
+    assert main(["--log-url", LOG]) == 1
+    assert "log.db" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("inputs", [b"{", b"[1, 2]", b"3", b"x\x9c no zlib", b'{"a": [[1]]}'])
+def test_a_record_that_the_service_did_not_write_is_refused(place, capsys, contract, inputs):
+    from mlops_project.serving.log import open_store, results
+
+    inputs = inputs.replace(b'"a"', json.dumps(contract.features[0]).encode())
+    store = open_store(LOG)
+    values = ("of-another", 1.0, "a", 2, inputs, results([0.5] * 2, [0.5] * 2, [1.0] * 2, ["approve"] * 2))
+    store.attempt(
+        lambda _: store.execute(
+            "INSERT INTO requests (request_id, time, model_version, row_count, deleted, inputs, results)"
+            " VALUES (?, ?, ?, ?, 0, ?, ?)",
+            values,
+        )
+    )
+    store.close()
+    assert main(["--log-url", LOG]) == 1
+    error = capsys.readouterr().err
+    assert "cannot be read" in error
+    assert "expected what the service writes" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--log-url", "sqlite:///absent.db"], "there is no prediction log"),
+        (["--log-url", "mysql://me:secret@host/log"], "expected sqlite:///path or postgresql://"),
+        ([], "var/predictions.db: there is no prediction log"),
+        (["--log-url", LOG, "--since", "2026-04-01"], "log.db: holds no prediction of this time and model"),
+        (["--log-url", LOG, "--model-version", "c"], "log.db: holds no prediction of this time and model"),
+        (["--log-url", LOG, "--last", "20"], "the window has 20 rows, expected 50 or more"),
+    ],
+)
+def test_a_log_without_a_window_is_refused(logged, capsys, monkeypatch, arguments, message):
+    monkeypatch.delenv("MLOPS_LOG_URL", raising=False)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "secret" not in error
+
+
+def test_an_empty_log_is_refused(place, capsys):
+    from mlops_project.serving.log import open_store
+
+    open_store(LOG).close()
+    assert main(["--log-url", LOG]) == 1
+    assert "log.db: holds no prediction" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["window.csv", "--log-url", LOG], ["--last", "0"], ["--last", "many"], ["--since", "soon"]])
+def test_options_that_mean_nothing_are_usage_errors(place, options):
+    with pytest.raises(SystemExit) as ended:
+        main(options)
+    assert ended.value.code == 2
+
+
+def test_other_columns_are_refused_by_name(place, contract, capsys):
+    name = first_of(contract, "ordinal")
+    pd.read_csv("window.csv").rename(columns={name: "other"}).to_csv("other.csv", index=False)
+    assert main(["other.csv"]) == 1
+    assert f"column(s) {name} of the contract missing" in capsys.readouterr().err
+
+
+def test_a_damaged_model_is_refused(place, capsys):
+    Path("models").mkdir()
+    Path("models/best_model.joblib").write_bytes(b"x")
+    assert main(["window.csv"]) == 1
+    assert "best_model.joblib: cannot be loaded" in capsys.readouterr().err
+
+
+# --- windows and references with nothing in them
+
+
+def test_a_window_of_one_applicant_over_and_over_is_drift(place):
+    pd.read_csv("window.csv")[:1].loc[[0] * 300].to_csv("same.csv", index=False)
+    found = report("same.csv", code=3)
+    assert 0.4 < found["classifier"]["roc_auc"] <= 1
+
+
+def test_a_window_without_any_value_is_drift(place, contract):
+    table = pd.read_csv("window.csv", dtype=str)
+    table[contract.features] = ""
+    table.to_csv("empty.csv", index=False)
+    assert {(name, "missing") for name in contract.features} <= alarms(report("empty.csv", code=3))
+
+
+def test_unknown_codes_are_out_of_contract(place, contract):
+    name = first_of(contract, "nominal")
+    found = report(altered(place, **{name: lambda cells: cells.where(cells.index.str[0] > "3", 99)}), code=3)
+    assert {(name, "out_of_contract"), (name, "missing")} <= alarms(found)
+
+
+@pytest.mark.parametrize("value", ["", "constant"])
+def test_a_reference_that_never_varies_alarms_if_the_window_does(place, contract, value):
+    """A feature that is constant or missing on both sides is no drift; one that begins to vary is."""
+    still, begins = contract.of_kind("nominal")[:2]
+    for file in ("data/processed/Xtraintest.csv", "window.csv"):
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        for name in (still, begins) if file != "window.csv" else (still,):
+            table[name] = contract.columns[name].code_list[0] if value else ""
+        table.to_csv(file, index=False)
+    found = report("window.csv", code=3)
+    assert {feature for feature, _ in alarms(found)} <= {begins, None}
+    assert begins in {feature for feature, _ in alarms(found)}
+
+
+def test_both_sides_the_same_row_are_no_drift(place):
+    first = pd.read_csv("window.csv", dtype=str, keep_default_na=False).drop(columns="applicant_id")[:1]
+    for file in ("data/processed/Xtraintest.csv", "window.csv"):
+        ids = pd.read_csv(file, dtype=str)["applicant_id"]
+        first.loc[[0] * len(ids)].set_axis(ids).to_csv(file)
+    found = report("window.csv", "--html", "drift.html", "--prometheus", "drift.prom", code=0)
+    assert found["classifier"]["roc_auc"] == 0.5
+
+
+def test_scores_of_one_class_only_are_drift(exported):
+    """Everybody as good as certain."""
+    table = pd.read_csv("export.csv", dtype=str, keep_default_na=False)
+    table.assign(p_good="1.0").to_csv("export.csv", index=False)
+    assert {(None, "score_psi"), (None, "score_ks")} <= alarms(report("export.csv", code=3))

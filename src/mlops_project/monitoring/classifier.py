@@ -95,7 +95,8 @@ def encode(rows: np.ndarray, coded: np.ndarray) -> np.ndarray:
 
 def fold_of(rows: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
     """Random folds, shape (n,), that know no labels; identical rows have the same."""
-    _, same = np.unique(rows, axis=0, return_inverse=True, equal_nan=True)
+    # Of whole rows NumPy takes NaN for different ones; no cell is infinite.
+    _, same = np.unique(np.where(np.isnan(rows), np.inf, rows), axis=0, return_inverse=True)
     return rng.permutation(same.max() + 1)[same.ravel()] % folds
 
 
@@ -113,10 +114,15 @@ def out_of_fold(X: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.ndarr
     ndarray of shape (n, k)
         Larger where a 1 is likelier.
     """
-    kernel = ((1 + X @ X.T) ** 2).astype(np.float32)
+    X = X.astype(np.float32)
+    kernel = X @ X.T
+    kernel += 1
+    kernel *= kernel
     predicted = np.zeros(labels.shape)
     for number in np.unique(fold):
         held = fold == number
+        if held.all():  # all rows are identical, so nothing tells them apart
+            break
         others = kernel[np.ix_(~held, ~held)]
         others[np.diag_indices_from(others)] += PENALTY * np.trace(others) / len(others)
         known = labels[~held]

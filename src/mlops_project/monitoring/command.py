@@ -21,10 +21,6 @@ from mlops_project.runtime import guarded, setup_logging
 if TYPE_CHECKING:
     from datetime import datetime
 
-    import numpy as np
-    import pandas as pd
-
-    from mlops_project.modeling.model import RiskModel
     from mlops_project.monitoring.windows import Rows
     from mlops_project.schema import Contract
 
@@ -83,11 +79,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON, - for standard output in place of the table")
     parser.add_argument("--html", metavar="FILE", help="write the report as a page with plots")
     parser.add_argument("--prometheus", metavar="FILE", help="write the statistics in Prometheus's text format")
+    parser.add_argument(
+        "--record", action="store_true", help="keep the report in the log, where /metrics of the service finds it"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="show details and, on errors, the traceback")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('mlops-project')}")
     args = parser.parse_args(argv)
-    if args.window and args.log_url:
-        parser.error("--log-url: goes without WINDOW; the window is either")
+    if args.window and args.log_url and not args.record:
+        parser.error("--log-url: goes without WINDOW, or with --record")
     setup_logging(logging.DEBUG if args.verbose else logging.WARNING)
     return guarded(lambda: _compare(args), verbose=args.verbose, failed=1)
 
@@ -132,6 +131,8 @@ def _compare(args: argparse.Namespace) -> int:
         if file:
             with atomic_path(file) as temporary:
                 temporary.write_text(write(report), encoding="utf-8", newline="\n")
+    if args.record:
+        _record(args, report)
     return DRIFT if report["drift"] else 0
 
 
@@ -141,10 +142,22 @@ def _window(args: argparse.Namespace, contract: Contract) -> Rows:
     cut = {"since": args.since, "until": args.until, "model_version": args.model_version, "last": args.last}
     if args.window:
         return read_window(args.window, contract, **cut)
+    return read_log(_log_url(args), contract, **cut)
+
+
+def _log_url(args: argparse.Namespace) -> str:
     from mlops_project.serving import environment
     from mlops_project.serving.log import DEFAULT_URL
 
-    return read_log(args.log_url or environment("MLOPS_LOG_URL") or DEFAULT_URL, contract, **cut)
+    return args.log_url or environment("MLOPS_LOG_URL") or DEFAULT_URL
+
+
+def _record(args: argparse.Namespace, report: dict[str, Any]) -> None:
+    from mlops_project.files import rounded
+    from mlops_project.serving.log import open_store
+
+    with contextlib.closing(open_store(_log_url(args), create=False)) as store:
+        store.put_report("drift", json.dumps(rounded(report), ensure_ascii=False).encode())
 
 
 def _scored(window: Rows, path: Path, contract: Contract) -> tuple[Rows, str]:
@@ -152,9 +165,9 @@ def _scored(window: Rows, path: Path, contract: Contract) -> tuple[Rows, str]:
     if not path.is_file():
         return window, f"{path}: not found, so the score {'is not compared' if window.p_good is None else 'may be of another'}"
     if window.table is not None:
-        from mlops_project.modeling.model import load_model
+        from mlops_project.monitoring.scoring import p_good
 
-        return window._replace(p_good=_p_good(window.values, window.table, load_model(path), contract)), ""
+        return window._replace(p_good=p_good(path, window.values, window.table, contract)), ""
     ours = window.facts["model_versions"].get(hashlib.sha256(path.read_bytes()).hexdigest(), 0)
     others = len(window.values) - ours
     return window, (
@@ -163,15 +176,3 @@ def _scored(window: Rows, path: Path, contract: Contract) -> tuple[Rows, str]:
         if others
         else ""
     )
-
-
-def _p_good(values: np.ndarray, table: pd.DataFrame, model: RiskModel, contract: Contract) -> np.ndarray:
-    """By the model's plan, which takes parsed cells; by the model itself if it has none, or reads cells by another contract."""
-    from mlops_project.modeling.compiling import NotCompilable, compile_model
-
-    places = [contract.features.index(name) for name in model.feature_names_in_ if name in contract.features]
-    hidden = set(contract.features).difference(model.feature_names_in_)
-    with contextlib.suppress(NotCompilable):
-        if model.contract in (contract, contract.without(hidden)):
-            return compile_model(model).p_good(values[:, places])
-    return model.predict_proba(table)[:, 1]

@@ -36,6 +36,7 @@ def as_html(report: dict[str, Any]) -> str:
     notes = "".join(f"<p>{escape(note)}</p>" for note in report.get("notes", []))
     moved = "".join(f"<li>{escape(line)}</li>" for line in found(report))
     told, test = report["classifier"], overall(report)[CLASSIFIER]
+    limit = "" if test["threshold"] is None else f"; it alarms from {test['threshold']:.3f} on"
     kind = "alarm" if report["drift"] else ""
     drawn: list[str] = []
     if report["score"] is not None:
@@ -62,8 +63,8 @@ def as_html(report: dict[str, Any]) -> str:
 {notes}<ul>{moved}</ul>
 <h2>Classifier</h2>
 <p>A classifier tells window from reference with a ROC-AUC of <b{_alarm(test)}>{told["roc_auc"]:.3f}</b>
-({told["low"]:.3f} to {told["high"]:.3f}, {told["confidence"]:.0%} interval) on rows that it has not seen; it alarms from
-{test["threshold"]:.3f} on. 0.5 is guessing. {told["rows"]["reference"]:,} and {told["rows"]["window"]:,} rows were used.</p>
+({told["low"]:.3f} to {told["high"]:.3f}, {told["confidence"]:.0%} interval) on rows that it has not seen{limit}.
+0.5 is guessing. {told["rows"]["reference"]:,} and {told["rows"]["window"]:,} rows were used.</p>
 <h2>Features</h2>
 <div class="scroll" tabindex="0" role="region" aria-label="Tests per feature">{_table(report)}</div>
 <p class="muted">What alarms is red; thresholds hold for this window's size and all tests together. Missing: for whatever reason;

@@ -66,7 +66,7 @@ def as_text(report: dict[str, Any]) -> str:
     told, test = report["classifier"], rest[CLASSIFIER]
     lines.append(
         f"classifier: ROC-AUC {told['roc_auc']:.3f}{'*' * test['drift']} ({told['low']:.3f} to {told['high']:.3f}),"
-        f" limit {test['threshold']:.3f}, {told['rows']['reference']} + {told['rows']['window']} rows"
+        f" limit {_limit(test) or 'none'}, {told['rows']['reference']} + {told['rows']['window']} rows"
     )
     return "\n".join([*lines, *found(report), verdict(report)]) + "\n"
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Steps of the Kolmogorov-Smirnov statistic: as many bins cost a tenth of sorting the values, and lose no power.
 STEPS = 100
+# What is as frequent as that is no test's smallest p-value, so nobody asks how frequent exactly.
+COMMON = 0.2
 # Less variance is rounding.
 TINY = 1e-18
 
@@ -201,7 +203,9 @@ class _Tail:
         # A draw is held against the others, as the value is against all: with itself among them it would look less rare.
         mean = (n * self.mean - draws) / (n - 1)
         variance = (n * (self.variance + self.mean**2) - draws**2) / (n - 1) - mean**2
-        self.of_draws = np.maximum((n * self._share(draws) - 1) / (n - 1), _gamma_tail(draws, mean, variance))
+        self.of_draws = (n * self._share(draws) - 1) / (n - 1)
+        rare = self.of_draws < COMMON
+        self.of_draws[rare] = np.maximum(self.of_draws[rare], _gamma_tail(draws[rare], mean[rare], variance[rare]))
 
     def _share(self, values: np.ndarray) -> np.ndarray:
         return 1 - np.searchsorted(self.sorted, values) / len(self.sorted)
