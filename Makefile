@@ -17,7 +17,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-ind
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^## /{printf "\n%s\n", substr($$0, 4)} /^[a-zA-Z_-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^## /{printf "\n%s\n", substr($$0, 4)} /^[a-zA-Z_-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## Set-up (every target below does it by itself)
 .PHONY: init requirements
@@ -52,6 +52,13 @@ $(VENV)/core.done: $(VENV)/home requirements/core.txt requirements/uv.txt pyproj
 $(VENV)/%.done: $(VENV)/core.done requirements/%.txt
 	@sh scripts/install.sh $(BIN)/python requirements/$*.txt
 	@touch $@
+
+# For a rule of folder.done: an environment of its own in that folder, with the pins that the rule depends on.
+define own_environment
+	@rm -rf $(basename $@)
+	@$(BIN)/python -m venv $(basename $@)
+	@for pins in $(filter %.txt,$^); do sh scripts/install.sh $(basename $@)/bin/python $$pins || exit; done
+endef
 
 ## The pipeline
 .PHONY: pipeline report figures restore pull push sync embed resolve doctor
@@ -131,13 +138,16 @@ experiments: init ## Run the experiments of experiments.yaml and compare them wi
 	@$(BIN)/python scripts/experiment_pipeline.py $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs $(JOBS))
 
 # Steps of CI (.github/workflows, .gitlab-ci.yml; docs/ci.md)
-CI_STEPS := ci-reproduce ci-review ci-push ci-release ci-image
+CI_STEPS := ci-reproduce ci-review ci-push ci-release ci-image ci-retrain ci-approve
 .PHONY: ci-setup $(CI_STEPS)
 ci-setup: $(VENV)/dev.done
 	@[ -z "$(CI)" ] || sh scripts/team_remote.sh
 
 $(CI_STEPS): $(VENV)/core.done
 	@bash scripts/ci/$(@:ci-%=%).sh
+
+# The prediction log may be PostgreSQL.
+ci-retrain: $(VENV)/serving.done
 
 ## Other orchestrators
 # An environment of its own (deploy/airflow/README.md): its pins and the pipeline's need not agree.
@@ -146,9 +156,7 @@ AIRFLOW := $(VENV)/airflow
 airflow: $(AIRFLOW).done ## Install Airflow in .venv/airflow; deploy/airflow/try.sh shows a run
 
 $(AIRFLOW).done: $(VENV)/core.done deploy/airflow/requirements.txt
-	@rm -rf $(AIRFLOW)
-	@$(BIN)/python -m venv $(AIRFLOW)
-	@sh scripts/install.sh $(AIRFLOW)/bin/python deploy/airflow/requirements.txt
+	$(own_environment)
 	@touch $@
 
 ## Contributing
@@ -164,50 +172,38 @@ test: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests (no server
 # Clients of S3 and SSH and a server of S3, in an environment of their own: the core works without them.
 REMOTES := $(VENV)/remotes
 $(REMOTES).done: $(VENV)/core.done requirements/s3.txt requirements/ssh.txt requirements/servers.txt
-	@rm -rf $(REMOTES)
-	@$(BIN)/python -m venv $(REMOTES)
-	@for set in s3 ssh servers; do sh scripts/install.sh $(REMOTES)/bin/python requirements/$$set.txt || exit; done
+	$(own_environment)
 	@touch $@
 
 # MLflow brings eighty packages; the core works without them.
 MLFLOW := $(VENV)/mlflow
 $(MLFLOW).done: $(VENV)/core.done requirements/core.txt requirements/mlflow.txt
-	@rm -rf $(MLFLOW)
-	@$(BIN)/python -m venv $(MLFLOW)
-	@for set in core mlflow; do sh scripts/install.sh $(MLFLOW)/bin/python requirements/$$set.txt || exit; done
-	@$(MLFLOW)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	$(own_environment)
+	@$(basename $@)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
 # A server to compare with.
 BENTOML := $(VENV)/bentoml
 $(BENTOML).done: $(VENV)/core.done requirements/core.txt requirements/bentoml.txt
-	@rm -rf $(BENTOML)
-	@$(BIN)/python -m venv $(BENTOML)
-	@for set in core bentoml; do sh scripts/install.sh $(BENTOML)/bin/python requirements/$$set.txt || exit; done
-	@$(BENTOML)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	$(own_environment)
+	@$(basename $@)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
 # What finds drift elsewhere, to compare with; evidently does not import with pandas 3.1.
 DRIFTERS := $(VENV)/evidently.done $(VENV)/nannyml.done
 $(DRIFTERS): $(VENV)/%.done: $(VENV)/core.done requirements/%.txt
-	@rm -rf $(VENV)/$*
-	@$(BIN)/python -m venv $(VENV)/$*
-	@sh scripts/install.sh $(VENV)/$*/bin/python requirements/$*.txt
+	$(own_environment)
 	@touch $@
 
 WORKFLOWS := $(VENV)/workflows
 $(WORKFLOWS).done: $(VENV)/core.done requirements/workflows.txt
-	@rm -rf $(WORKFLOWS)
-	@$(BIN)/python -m venv $(WORKFLOWS)
-	@sh scripts/install.sh $(WORKFLOWS)/bin/python requirements/workflows.txt
+	$(own_environment)
 	@touch $@
 
 # checkov's pins are its own.
 DEPLOY := $(VENV)/deploy
 $(DEPLOY).done: $(VENV)/core.done requirements/deploy.txt
-	@rm -rf $(DEPLOY)
-	@$(BIN)/python -m venv $(DEPLOY)
-	@sh scripts/install.sh $(DEPLOY)/bin/python requirements/deploy.txt
+	$(own_environment)
 	@touch $@
 
 # Beside the environment, not in it: pandas would read text into other columns wherever pyarrow is installed.
@@ -220,9 +216,7 @@ $(PARQUET).done: $(VENV)/dev.done requirements/parquet.txt
 # Makes requests out of the OpenAPI document, in an environment of its own: what it brings is nobody else's business.
 API := $(VENV)/api
 $(API).done: $(VENV)/core.done requirements/api.txt
-	@rm -rf $(API)
-	@$(BIN)/python -m venv $(API)
-	@sh scripts/install.sh $(API)/bin/python requirements/api.txt
+	$(own_environment)
 	@touch $@
 
 test-integration: $(PARQUET).done $(VENV)/dev.done $(VENV)/serving.done $(API).done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
