@@ -16,16 +16,15 @@ import time
 import urllib.parse
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from common import ROOT
-
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 BINARIES = ("prometheus", "promtool", "prometheus-alertmanager")
 FASTER = 60
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -82,12 +81,14 @@ class Watching:
         For configuration and data.
     service : int
         Port of the service.
+    react : callable, optional
+        Called with each alert that the webhook gets; Alertmanager waits for it.
     """
 
-    def __init__(self, folder: Path, service: int) -> None:
+    def __init__(self, folder: Path, service: int, react: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
         self.told: list[dict[str, Any]] = []
         """Alerts as the webhook got them, with ``receiver`` and ``at``, seconds since 1970."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self.told))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self.told, react))
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.port, alertmanager, cluster = free_port(), free_port(), free_port()
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,11 +157,13 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _handler(told: list[dict[str, Any]]) -> type[BaseHTTPRequestHandler]:
+def _handler(told: list[dict[str, Any]], react: Callable[[dict[str, Any]], None]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             content = json.loads(self.rfile.read(int(self.headers["content-length"])))
             told.extend({**alert, "receiver": content["receiver"], "at": time.time()} for alert in content["alerts"])
+            for alert in content["alerts"]:
+                react(alert)
             self.send_response(200)
             self.end_headers()
 
