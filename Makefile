@@ -138,13 +138,16 @@ experiments: init ## Run the experiments of experiments.yaml and compare them wi
 	@$(BIN)/python scripts/experiment_pipeline.py $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs $(JOBS))
 
 # Steps of CI (.github/workflows, .gitlab-ci.yml; docs/ci.md)
-CI_STEPS := ci-reproduce ci-review ci-push ci-release ci-image
+CI_STEPS := ci-reproduce ci-review ci-push ci-release ci-image ci-retrain ci-approve
 .PHONY: ci-setup $(CI_STEPS)
 ci-setup: $(VENV)/dev.done
 	@[ -z "$(CI)" ] || sh scripts/team_remote.sh
 
 $(CI_STEPS): $(VENV)/core.done
 	@bash scripts/ci/$(@:ci-%=%).sh
+
+# The prediction log may be PostgreSQL.
+ci-retrain: $(VENV)/serving.done
 
 ## Other orchestrators
 # An environment of its own (deploy/airflow/README.md): its pins and the pipeline's need not agree.

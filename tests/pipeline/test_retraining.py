@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from mlops_project.manifest import write_keys
 from mlops_project.monitoring.retrain_cli import main
 
 COMMAND = (sys.executable, "-c", "import sys; from mlops_project.monitoring.retrain_cli import main; sys.exit(main())")
@@ -19,8 +23,8 @@ PACKAGE = str(Path(__file__).parents[2] / "src")
 NAME = "credit-risk-model"
 
 
-def retrain(clone, *arguments: str, code: int = 0) -> str:
-    done = clone.run(*COMMAND, *arguments, check=False, env={"PYTHONPATH": PACKAGE})
+def retrain(clone, *arguments: str, code: int = 0, env: dict[str, str] | None = None) -> str:
+    done = clone.run(*COMMAND, *arguments, check=False, env={"PYTHONPATH": PACKAGE} | (env or {}))
     assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
@@ -115,7 +119,7 @@ def base(clone):
 @pytest.fixture
 def fresh(base, tmp_path):
     """The base with an empty Git remote and an empty DVC remote of its own."""
-    base.run("git", "init", "--quiet", "--bare", str(tmp_path / "origin.git"))
+    base.run("git", "init", "--quiet", "--bare", "--initial-branch", "main", str(tmp_path / "origin.git"))
     base.git("remote", "add", "origin", str(tmp_path / "origin.git"))
     base.git("push", "--quiet", "origin", "main")
     (tmp_path / "team").mkdir()
@@ -211,7 +215,7 @@ def test_a_challenger_waits_for_approval_in_shadow_and_is_promoted_by_another_jo
     # Another machine, as a job of CI.
     place = tmp_path / "job"
     fresh.run("git", "clone", "--quiet", str(tmp_path / "origin.git"), str(place))
-    (place / ".dvc/config.local").write_text(f"[core]\n    remote = team\n['remote \"team\"']\n    url = {tmp_path}/team\n")
+    shutil.copy(fresh.path / ".dvc/config.local", place / ".dvc/config.local")
     approve = (*COMMAND, "approve", run, "--into", "main")
     done = subprocess.run(
         approve, cwd=place, env=os.environ | {"PYTHONPATH": PACKAGE}, check=False, capture_output=True, text=True
@@ -314,6 +318,71 @@ def test_a_promotion_that_is_killed_in_its_last_step_is_done_or_not_done(fresh, 
             return
         assert audit(fresh)[-1]["event"] in {"abandoned", "accepted"}
         assert state(fresh) == before
+
+
+@pytest.fixture
+def service(fresh, tmp_path):
+    """A service that reads the link, wants signatures, and is asked all the time; yields its address and what it answered."""
+    write_keys(tmp_path / "key.pem")
+    retrain(fresh, "place", "--serve", "var/served", env={"MLOPS_SIGNING_KEY_FILE": str(tmp_path / "key.pem")})
+    command = [
+        sys.executable, "-m", "mlops_project.serving.server", "--port", "0", "--workers", "1", "--insecure", "--log-url", "off",
+        "--rate-limit", "off", "--model", "var/served/best_model.joblib", "--policy", "var/served/policy.json",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": PACKAGE, "MLOPS_MANIFEST_KEY_FILE": str(tmp_path / "key.pem.pub")}
+    with subprocess.Popen(command, cwd=fresh.path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda: lines.extend(iter(process.stderr.readline, "")))
+        reader.start()
+        while not (found := re.search(r"ready at (http://127\.0\.0\.1:\d+)", "".join(lines))):
+            assert process.poll() is None, lines
+            time.sleep(0.05)
+        answers: list[str] = []
+        over = threading.Event()
+
+        def ask() -> None:
+            while not over.is_set():
+                request = urllib.request.Request(f"{found[1]}/v1/predict", b"{}", {"Content-Type": "application/json"})  # noqa: S310
+                try:
+                    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                        answers.append(json.loads(answer.read())["model_version"])
+                except OSError as error:
+                    answers.append(str(error))
+                time.sleep(0.02)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        yield found[1], answers
+        over.set()
+        asking.join()
+        process.terminate()
+        process.wait(30)
+        reader.join()
+
+
+@pytest.mark.integration
+def test_a_service_answers_by_the_new_champion_and_after_a_rollback_by_the_old_without_a_failed_request(
+    fresh, service, batch, tmp_path
+):
+    address, answers = service
+    arguments = ("--serve", "var/served", "--reload", address)
+    signed = {"MLOPS_SIGNING_KEY_FILE": str(tmp_path / "key.pem")}
+    retrain(fresh, batch(1500, 2, drift=True), "--concept-drift", *arguments, env=signed)
+    time.sleep(1)
+    promoted = next(record for record in audit(fresh) if record["event"] == "accepted")
+    old, new = promoted["champion"]["model"], promoted["challenger"]["model"]
+    assert answers[-1] == new
+    retrain(fresh, "rollback", *arguments, env=signed)
+    time.sleep(1)
+    assert answers[-1] == old
+    assert set(answers) == {old, new}, "no request failed"
+    # A key that the service does not know: it refuses, and goes on.
+    write_keys(tmp_path / "other.pem")
+    shutil.rmtree(fresh.path / "var/served.d")
+    told = retrain(fresh, "place", *arguments, env={"MLOPS_SIGNING_KEY_FILE": str(tmp_path / "other.pem")}, code=1)
+    assert "the service answered 409" in told
+    time.sleep(0.5)
+    assert answers[-1] == old
 
 
 @pytest.mark.integration

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import logging
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,22 +95,15 @@ def _run(args: argparse.Namespace) -> int:
         report["rows"]["waiting"] = waiting
         _keep(store, "quality", report, args.json)
     print(_as_text(report), end="")
-    code = FOUND if report["concept_drift"] else 0
-    return max(code, _drift(args)) if args.drift else code
+    codes = {FOUND if report["concept_drift"] else 0, _drift(args) if args.drift else 0}
+    # What could not be compared is told before what was found.
+    return next((code for code in codes if code not in (0, FOUND)), max(codes))
 
 
 def _drift(args: argparse.Namespace) -> int:
     from mlops_project.monitoring import command
 
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "drift.json")
-        options = ["--log-url", args.log_url] if args.log_url else []
-        code = command.main([*options, "--since", args.since, "--json", str(file)])
-        if code not in (0, command.DRIFT):
-            return code
-        with _store(args) as store:
-            store.put_report("drift", file.read_bytes())
-    return code
+    return command.main([*(["--log-url", args.log_url] if args.log_url else []), "--since", args.since, "--record"])
 
 
 def _data(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from mlops_project.config import BEST_MODEL, MODELS
 from mlops_project.errors import PipelineError
 from mlops_project.files import read_yaml
 from mlops_project.manifest import SIGNING_KEY, manifest_path, setting, sign, verify
-from mlops_project.monitoring.isolated import copy_of, dvc, git_in
+from mlops_project.monitoring.isolated import dvc, git_in
 from mlops_project.review.revisions import Revision, git
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ def _team_remote() -> bool:
     return bool(url) and ("://" in url or not Path(url).resolve().is_relative_to(Path.cwd().resolve()))
 
 
-def promote(commit: str, run: str, audit: AuditLog, target: Target) -> Champion:
-    """Make a commit champion, with the next version.
+def promote(tree: Path, commit: str, run: str, audit: AuditLog, target: Target) -> Champion:
+    """Make a commit of a copy champion here, with the next version.
 
     Raises
     ------
@@ -163,33 +163,31 @@ def promote(commit: str, run: str, audit: AuditLog, target: Target) -> Champion:
     """
     name = artifact()
     before = champion(name)
-    with copy_of(commit) as tree:
-        refs = [f"refs/heads/{BRANCH}{run}"]
-        git("-C", str(tree), "branch", "--force", f"{BRANCH}{run}", commit)
-        tags = []
-        number, versions = before.number, _versions(name)
-        if not number:  # so that there is something to go back to
-            number = 1
-            if before.version is None:
-                tags.append((_next(name, versions), before.commit))
-                versions[tags[-1][0].rpartition("@")[2]] = before.commit
-            tags.append((f"{name}#{STAGE}#1", before.commit))
-        tags += [(_next(name, versions), commit), (f"{name}#{STAGE}#{number + 1}", commit)]
-        for tag, tagged in tags:
-            # gto goes by the dates of tags: who was champion before was so earlier.
-            when = git("log", "-1", "--format=%cI", tagged).strip() if tagged == before.commit else None
-            git_in(tree, "tag", "--force", "--annotate", "--message", f"mlops-retrain {run}", tag, tagged, when=when)
-            refs.append(f"refs/tags/{tag}")
-        if target.remote is not None:
-            dvc(tree, "push", "--quiet")
-            _push(target, refs, commit, "--dry-run", at=tree)
-        if target.serve is not None:
-            place_files(commit, target.serve)
-        found = Champion(commit, tags[-2][0].rpartition("@")[2], number + 1)
-        record = {"kind": "promotion", "commit": commit, "version": found.version, "number": found.number, "refs": refs}
-        audit.append("promoting", run, record | {"target": target._asdict()})
-        # The one step. Git writes all of these references, or none.
-        _fetch(tree, refs)
+    branch = f"refs/heads/{BRANCH}{run}"
+    git("-C", str(tree), "update-ref", branch, commit)
+    number, versions, tags = before.number, _versions(name), []
+    if not number:  # so that there is something to go back to
+        number = 1
+        if before.version is None:
+            tags.append((_next(name, versions), before.commit))
+            versions[tags[-1][0].rpartition("@")[2]] = before.commit
+        tags.append((f"{name}#{STAGE}#1", before.commit))
+    tags += [(_next(name, versions), commit), (f"{name}#{STAGE}#{number + 1}", commit)]
+    for tag, tagged in tags:
+        # gto goes by the dates of tags: who was champion before was so earlier.
+        when = git("log", "-1", "--format=%cI", tagged).strip() if tagged == before.commit else None
+        git_in(tree, "tag", "--force", "--annotate", "--message", f"mlops-retrain {run}", tag, tagged, when=when)
+    refs = [branch, *(f"refs/tags/{tag}" for tag, _ in tags)]
+    if target.remote is not None:
+        dvc(tree, "push", "--quiet")
+        _push(target, refs, commit, "--dry-run", at=tree)
+    if target.serve is not None:
+        place_files(commit, target.serve, tree)
+    found = Champion(commit, tags[-2][0].rpartition("@")[2], number + 1)
+    record = {"kind": "promotion", "commit": commit, "version": found.version, "number": found.number, "refs": refs}
+    audit.append("promoting", run, record | {"target": target._asdict()})
+    # The one step. Git writes all of these references, or none.
+    fetch(tree, refs)
     _finish(run, record, audit, target)
     return found
 
@@ -258,24 +256,22 @@ def deliver(commit: str, target: Target) -> None:
         _reload(target.reload)
 
 
-def _fetch(tree: Path, refs: list[str]) -> None:
+def fetch(tree: Path, refs: list[str]) -> None:
+    """Take references with their commits out of a copy: all, or none."""
     git(
         "fetch", "--quiet", "--atomic", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", str(tree),
         *(f"+{ref}:{ref}" for ref in refs),
     )  # fmt: skip
 
 
-def keep(tree: Path, run: str) -> None:
-    """Take the branch of a run from a copy into this repository, for an approval that comes later."""
-    _fetch(tree, [f"refs/heads/{BRANCH}{run}"])
-
-
-def push_branch(run: str, remote: str) -> None:
-    """Show a candidate to those who approve: push its branch, and only that; its data first."""
-    branch = f"{BRANCH}{run}"
-    with copy_of(_at(f"refs/heads/{branch}")) as tree:
+def offer(tree: Path, run: str, remote: str | None) -> None:
+    """Take the branch of a run out of its copy, and show it to those who approve: its data are pushed first."""
+    branch = f"refs/heads/{BRANCH}{run}"
+    if remote is not None:
         dvc(tree, "push", "--quiet")
-    git("push", "--quiet", remote, f"refs/heads/{branch}:refs/heads/{branch}")
+    fetch(tree, [branch])
+    if remote is not None:
+        git("push", "--quiet", "--force", remote, f"{branch}:{branch}")
 
 
 def _push(target: Target, refs: list[str], commit: str, *options: str, at: Path | None = None) -> None:
@@ -297,8 +293,10 @@ def _next(name: str, versions: Mapping[str, str]) -> str:
     return f"{name}@v{major}.{minor}.{patch}"
 
 
-def place_files(commit: str, serve: str) -> Path:
+def place_files(commit: str, serve: str, tree: Path | None = None) -> Path:
     """Put model, policy, manifests and, with ``MLOPS_SIGNING_KEY``, signatures of a commit beside the link of a service.
+
+    They come out of ``tree``, a copy in which they are, or from DVC.
 
     Returns the folder, ``SERVE.d/COMMIT``. It appears whole or not at all.
     """
@@ -311,13 +309,13 @@ def place_files(commit: str, serve: str) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for path in (BEST_MODEL, MODELS / "policy.json"):
-            copied, manifest = partial / path.name, revision.read(manifest_path(path))
-            if manifest is None:
-                raise PipelineError(
-                    f"{manifest_path(path)}: not in {commit[:12]}; expected the manifest that the pipeline writes"
-                )
-            copied.write_bytes(revision.output(path))
-            manifest_path(copied).write_text(manifest, encoding="utf-8", newline="\n")
+            copied, manifest = partial / path.name, manifest_path(path)
+            text = revision.read(manifest) if tree is None else (tree / manifest).read_text(encoding="utf-8")
+            if text is None:
+                raise PipelineError(f"{manifest}: not in {commit[:12]}; expected what the pipeline writes")
+            made = tree / path if tree is not None else path
+            copied.write_bytes(made.read_bytes() if tree is not None and made.exists() else revision.output(path))
+            manifest_path(copied).write_text(text, encoding="utf-8", newline="\n")
             verify(copied, public_key=None, allow_uncommitted=True) if key is None else sign(copied, key, allow_uncommitted=True)
         for file in partial.iterdir():
             with file.open("rb") as stream:

@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 FIGURES = Path("scripts/figures.py")
 POLICY = MODELS / "policy.json"
 SHADOWS = Path("var/shadow")
+# What the audit log calls a decision: a promotion is one only when it has come to pass.
+EVENTS = {"promoted": "accepted", "awaiting approval": "awaiting_approval", "rejected": "rejected"}
 
 
 class Request(NamedTuple):
@@ -127,25 +129,19 @@ def run(request: Request, settings: RetrainingParams, target: Target, audit: Aud
         }
         facts["request"]["log_url"] = None  # it may hold a password
         audit.append("begun", begun, facts)
+        run_id = begun
         try:
             log = _log(request, settings)
             with copy_of(champion.commit) as tree:
                 found = _challenge(tree, request, settings, log, facts)
-                if found.decision != "rejected":
-                    promotion.keep(tree, found.run)
+                run_id = found.run
+                audit.append(EVENTS[found.decision], found.run, facts)
+                if found.decision == "promoted":
+                    champion = promotion.promote(tree, facts["challenger"]["commit"], found.run, audit, target)
+                elif found.decision == "awaiting approval":
+                    promotion.offer(tree, found.run, target.remote)
         except PipelineError as error:
-            audit.append("failed", begun, facts | {"error": type(error).__name__, "reasons": [str(error)]})
-            raise
-        audit.append(found.decision.replace(" ", "_").replace("promoted", "accepted"), found.run, facts)
-        if found.decision == "rejected":
-            return found._replace(champion=champion)
-        try:
-            if found.decision == "promoted":
-                return found._replace(champion=promotion.promote(facts["challenger"]["commit"], found.run, audit, target))
-            if target.remote is not None:
-                promotion.push_branch(found.run, target.remote)
-        except PipelineError as error:
-            audit.append("failed", found.run, {"error": type(error).__name__, "reasons": [str(error)]})
+            audit.append("failed", run_id, facts | {"error": type(error).__name__, "reasons": [str(error)]})
             raise
         return found._replace(champion=champion)
 
@@ -168,7 +164,8 @@ def approve(run_id: str, target: Target, audit: AuditLog) -> promotion.Champion:
                 f"{run_id}: was compared with {parent[:10]}, but champion is {champion.label} now; run `mlops-retrain` again"
             )
         audit.append("approved", run_id, {"commit": commit})
-        return promotion.promote(commit, run_id, audit, target)
+        with copy_of(commit) as tree:
+            return promotion.promote(tree, commit, run_id.removeprefix(promotion.BRANCH), audit, target)
 
 
 def rollback(target: Target, audit: AuditLog) -> promotion.Champion:
