@@ -146,6 +146,18 @@ def test_records_outcomes_deletion_retention_and_export(url, workdir):
     assert read(url) == {}
 
 
+def test_the_newest_records_of_a_span_of_time_come_first(url):
+    records = [record() for _ in range(45)]
+    with contextlib.closing(open_store(url)) as store:
+        store.append(records)
+        newest_first = sorted(records, key=lambda one: one.time, reverse=True)
+        assert [one.time for one in store.recent()] == [one.time for one in newest_first]
+        assert {one.request_id for one in store.recent()} == {one.request_id for one in records}
+        middle = newest_first[20].time
+        assert [one.time for one in store.recent(since=middle)] == [one.time for one in newest_first if one.time >= middle]
+        assert [one.time for one in store.recent(until=middle)] == [one.time for one in newest_first if one.time < middle]
+
+
 def test_a_record_that_cannot_be_written_fails_alone(url):
     good = [record() for _ in range(3)]
     bad = [

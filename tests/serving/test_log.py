@@ -303,6 +303,16 @@ def test_retention_deletes_what_is_old_and_nothing_else(url):
     assert read(url).keys() == {young.request_id}
 
 
+def test_the_newest_records_of_a_span_of_time_come_first(store):
+    records = [record(when=float(i // 3)) for i in range(60)]  # some at the same time
+    store.append(records)
+    order = [one.request_id for one in reversed(records)]
+    assert [one.request_id for one in store.recent()] == order
+    assert [one.request_id for one in store.recent(5.0, 15.0)] == order[15:45]
+    assert next(store.recent()) == records[-1]
+    assert list(store.recent(since=99.0)) == []
+
+
 def test_request_ids_are_ordered_by_time_and_differ():
     ids = []
     for _ in range(3):

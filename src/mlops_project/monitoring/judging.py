@@ -122,7 +122,8 @@ def decide(
         return Decision(False, [reason], report | {"metrics": {}, "verdict": None})
 
     metrics = _paired(rows, where, sides, params, settings)
-    for name, (base, head) in _disparities(rows, where, sides, contract, params).items():
+    # Of those whom the champion approved, it approves all groups alike: approval rates are compared where nobody was chosen.
+    for name, (base, head) in _disparities(rows, ~rows.new if selected else where, sides, contract, params).items():
         metrics[f"{FAIRNESS}{name}{RATIO}"] = {"base": base, "head": head}
     metrics |= _cross_validated(sides, settings.gate, own=concept_drift)
     verdict = _verdict(rows, where, sides, settings, metrics, concept_drift=concept_drift)
