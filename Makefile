@@ -26,7 +26,7 @@ init: $(VENV)/core.done ## Make .venv with the pinned core and the console comma
 requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pyproject.toml and requirements/*.in
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) -c requirements/constraints.in pyproject.toml requirements/build.in -o requirements/core.txt
-	for extra in report tuning mlflow serving parquet; do \
+	for extra in report tuning mlflow serving monitoring parquet; do \
 		$(BIN)/python scripts/extra.py $$extra | $(COMPILE) -c requirements/core.txt - -o requirements/$$extra.txt || exit; done
 	$(COMPILE) -c requirements/core.txt -c requirements/report.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
 	for set in s3 ssh servers workflows api; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done

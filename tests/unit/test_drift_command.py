@@ -17,7 +17,7 @@ import yaml
 from msgspec import structs
 
 from mlops_project.files import read_table, write_table
-from mlops_project.manifest import dump
+from mlops_project.manifest import dump, write_manifest
 from mlops_project.modeling.train import fit
 from mlops_project.monitoring.command import main
 from mlops_project.monitoring.scoring import p_good
@@ -613,6 +613,9 @@ def test_other_columns_are_refused_by_name(place, contract, capsys):
 def test_a_damaged_model_is_refused(place, capsys):
     Path("models").mkdir()
     Path("models/best_model.joblib").write_bytes(b"x")
+    assert main(["window.csv"]) == 1
+    assert "best_model.joblib.manifest.json: not found" in capsys.readouterr().err
+    write_manifest("models/best_model.joblib")
     assert main(["window.csv"]) == 1
     assert "best_model.joblib: cannot be loaded" in capsys.readouterr().err
 
