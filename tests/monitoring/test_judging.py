@@ -161,3 +161,19 @@ def test_random_changes_of_the_scores_are_rarely_taken_for_better(root, contract
     case.review = msgspec.structs.replace(case.review, gate=gate)
     noise = case.rng.normal(scale=0.2, size=(2, len(case.y)))
     assert not case.decide(*(logistic(1.2 + 1.6 * case.a + one) for one in noise)).promote
+
+
+def test_what_refuses_some_whom_the_champion_approved_is_not_unfair_by_that(root, contract, params, raw_table):
+    # Of those whom it approved, the champion approves all groups alike: as a base that would refuse every challenger.
+    case = Case(root, contract, params, raw_table)
+    champion, challenger = drifted(case)
+    keep = ~case.new | case.policy.approved(champion)
+    case.X, case.y, case.new = case.X[keep], case.y[keep], case.new[keep]
+    champion, challenger = champion[keep], challenger[keep]
+    group = contract.parse(contract.protected[0], case.X[contract.protected[0]]).values
+    some = case.new & (group == np.nanmin(group))
+    found = case.decide(champion, np.where(some, 0.3, challenger), concept_drift=True, approved_only=True)
+    assert not any(reason.startswith("fairness: ") for reason in found.reasons)
+    lowest = group == np.nanmin(group)
+    found = case.decide(champion, np.where(lowest, 0.01, challenger), concept_drift=True, approved_only=True)
+    assert any(reason.startswith("fairness: ") for reason in found.reasons), "seen on those whom nobody chose"
