@@ -55,9 +55,9 @@ EVENTS = {"promoted": "accepted", "awaiting approval": "awaiting_approval", "rej
 class Request(NamedTuple):
     """What a run is asked for.
 
-    ``files`` of new rows, or ``from_log``: the outcomes of the log at ``log_url``, of approvals ``outcome_days`` old; ``concept_drift``: it is confirmed, so the new
-    rows decide; ``approval``: stop before the promotion; ``shadow``: also score what the log holds, and stop; ``refused``: a file
-    of refused applicants for reject inference.
+    ``files`` of new rows, or ``from_log``: the outcomes of the log at ``log_url``, of approvals ``outcome_days`` old or older;
+    ``concept_drift``: it is confirmed, so the new rows decide; ``approval``: stop before the promotion; ``shadow``: also score
+    what the log holds, and stop; ``refused``: a file of refused applicants for reject inference.
     """
 
     files: tuple[str, ...] = ()
