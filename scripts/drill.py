@@ -1,8 +1,8 @@
 """From drift to a new model, for real and in a few minutes: `make drill`.
 
 In a copy of this repository with a bare Git remote and a folder as DVC remote run `mlops-serve` (keys, prediction log, signed
-models), Prometheus and Alertmanager with the shipped rules made short (`watching.py`), and a webhook. Applicants and their outcomes
-come from `simulator.py`. All the while a client asks, and counts what fails.
+models), Prometheus and Alertmanager with the shipped rules made short (`watching.py`), and a webhook. Applicants and their
+outcomes come from `simulator.py`. All the while a client asks, and counts what fails.
 
 1. Applicants as those of the training rows: mlops-drift and mlops-monitor find nothing, no alert.
 2. Other applicants who behave in other ways: mlops-drift exits with 3, its record raises the alert Drift at the webhook. Outcomes
@@ -11,8 +11,8 @@ come from `simulator.py`. All the while a client asks, and counts what fails.
 4. A second retraining gets outcomes that are coins. It is rejected; the champion stays.
 
 Two things are not as in life. A year passes in a moment, twice: times in the prediction log are set back by 370 days, so that
-outcomes are older than `quality.outcome_days`, which stays as it is. And the copy's params.yaml has a rate of false alarms of 0.01
-in `monitoring` and `quality`: a drill that fails one time in twenty by design would be none.
+outcomes are older than `quality.outcome_days`, which stays as it is. And the copy's params.yaml has a rate of false alarms of
+0.01 in `monitoring` and `quality`: a drill that fails one time in twenty by design would be none.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -91,7 +91,8 @@ class Steps:
         width = max(len(step.what) for step in self.steps)
         lines = [f"| {'seconds':>7} | {'step':<{width}} | held | found", f"| {'-' * 6}: | {'-' * width} | ---- | -----"]
         lines += [
-            f"| {step.seconds:7.1f} | {step.what:<{width}} | {'yes' if step.held else 'NO':<4} | {step.found}" for step in self.steps
+            f"| {step.seconds:7.1f} | {step.what:<{width}} | {'yes' if step.held else 'NO':<4} | {step.found}"
+            for step in self.steps
         ]
         return "\n".join(lines)
 
@@ -105,8 +106,8 @@ class Place:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_", "MLOPS_"))}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         self.environment = kept | who | {
-            "PATH": path, "PYTHONPATH": str(self.tree / "src"), "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder / "site"),
-            "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+            "PATH": path, "PYTHONPATH": str(self.tree / "src"), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+            "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder / "site"),
             "MLOPS_SIGNING_KEY_FILE": str(folder / "signing.pem"), "MLOPS_LOG_URL": f"sqlite:///{self.tree / LOG}",
         }  # fmt: skip
         self.keys = {"predict": "", "admin": ""}
@@ -183,7 +184,7 @@ class Service:
             environment = place.environment | {"MLOPS_MANIFEST_KEY_FILE": public}
             self.process = subprocess.Popen(command, cwd=place.tree, env=environment, stderr=stream)
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> Self:
         end = time.monotonic() + 60
         while not (found := re.search(r"ready at http://127\.0\.0\.1:(\d+)", self.text())):
             if self.process.poll() is not None or time.monotonic() > end:
@@ -222,7 +223,7 @@ class Traffic:
         self._lock, self._ending = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._ask_on)
 
-    def __enter__(self) -> Traffic:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -331,8 +332,8 @@ class Drill:
         self._noise_is_rejected(traffic, after)
         steps.check("models that answered, in their order", ", ".join(version[:10] for version in traffic.versions),
                     held=traffic.versions == [before[1], after[1]])  # fmt: skip
-        found = f"{len(traffic.failures)} of {traffic.asked} requests failed" + "".join(f"; {one}" for one in traffic.failures[:3])
-        steps.check(LAST, found, held=not traffic.failures)
+        told = "; ".join([f"{len(traffic.failures)} of {traffic.asked} requests failed", *traffic.failures[:3]])
+        steps.check(LAST, told, held=not traffic.failures)
 
     # --- the webhook
 
@@ -358,7 +359,8 @@ class Drill:
     # --- the steps
 
     def _nothing_is_found(self, traffic: Traffic) -> None:
-        _until(lambda: not self.watching.firing() and bool(self.watching.query('up{job="credit-risk"} == 1')), "Prometheus scrapes", 60)
+        up = 'up{job="credit-risk"} == 1'
+        _until(lambda: bool(self.watching.query(up)) and not self.watching.firing(), "Prometheus scrapes", 60)
         start = _now()
         outcomes, decisions = traffic.crowd(self.simulator.draw(USUAL, self.seed))
         self.steps.check("1. usual applicants", _counted(decisions), held=decisions.total() == USUAL)
@@ -424,7 +426,8 @@ class Drill:
         done = self.place.run("mlops-drift", "--since", start, "--record", "--json", "drift.json", codes=(0, FOUND))
         report = json.loads((self.place.tree / "drift.json").read_text(encoding="utf-8"))
         names = dict.fromkeys(str(test["feature"] or test["check"]) for test in report["tests"] if test["drift"])
-        self.steps.check(what, f"exit code {done.returncode}" + f" ({', '.join(names)})" * bool(names), held=done.returncode == expected)
+        found = f"exit code {done.returncode}" + f" ({', '.join(names)})" * bool(names)
+        self.steps.check(what, found, held=done.returncode == expected)
 
     def _quality(self, what: str, *, expected: int) -> None:
         done = self.place.run("mlops-monitor", "run", "--json", "quality.json", codes=(0, FOUND))
@@ -476,7 +479,8 @@ def main(argv: list[str] | None = None) -> int:
     found = []
     for i in range(args.repeat):
         with tempfile.TemporaryDirectory(prefix="drill ", ignore_cleanup_errors=True) as temporary:
-            drill = Drill((args.keep or Path(temporary)).resolve() / f"{i + 1}", args.seed + 10 * i, drifts=not args.without_drift)
+            folder = (args.keep or Path(temporary)).resolve() / f"{i + 1}"
+            drill = Drill(folder, args.seed + 10 * i, drifts=not args.without_drift)
             held = drill.run()
             found.append((drill.seed, held, time.monotonic() - drill.steps.start))
     if args.repeat > 1:

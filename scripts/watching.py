@@ -103,8 +103,8 @@ class Watching:
             with (folder / f"{name}.log").open("wb") as stream:
                 self._processes.append(subprocess.Popen([name, *arguments], cwd=folder, stdout=stream, stderr=stream))
         try:
-            for port in (alertmanager, self.port):
-                self._until(lambda port=port: _answers(f"http://127.0.0.1:{port}/-/ready"), "not ready")
+            urls = [f"http://127.0.0.1:{port}/-/ready" for port in (alertmanager, self.port)]
+            self._until(lambda: all(map(_answers, urls)), "not ready")
         except BaseException:
             self.__exit__()
             raise

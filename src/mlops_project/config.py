@@ -262,7 +262,6 @@ class QualityParams(Strict, frozen=True):
 
 
 class RetrainingParams(Strict, frozen=True):
-    outcome_days: Annotated[float, Meta(ge=0, le=36500)]
     max_bad_cells: Annotated[float, Meta(ge=0, le=1)]
     min_outcomes: Count
     require_approval: bool

@@ -161,3 +161,24 @@ def test_random_changes_of_the_scores_are_rarely_taken_for_better(root, contract
     case.review = msgspec.structs.replace(case.review, gate=gate)
     noise = case.rng.normal(scale=0.2, size=(2, len(case.y)))
     assert not case.decide(*(logistic(1.2 + 1.6 * case.a + one) for one in noise)).promote
+
+
+def test_groups_are_compared_where_the_champion_has_not_chosen(root, contract, params, raw_table):
+    # Of those whom it approved, the champion approves all groups alike, so any challenger would look unfair beside it.
+    case = Case(root, contract, params, raw_table)
+    champion = logistic(1.2 + 1.6 * case.a)
+    keep = ~case.new | case.policy.approved(champion)
+    case.X, case.y, case.new, champion = case.X[keep], case.y[keep], case.new[keep], champion[keep]
+    group = contract.parse(contract.protected[0], case.X[contract.protected[0]]).values
+    one = group == pd.Series(group).mode()[0]
+    options = {"concept_drift": True, "approved_only": True, "min_outcomes": 5}
+    unfair = {
+        where: [
+            reason
+            for reason in case.decide(champion, np.where(refused, 0.01, champion), **options).reasons
+            if reason.startswith("fairness: ")
+        ]
+        for where, refused in (("among the approved", one & case.new), ("among all", one))
+    }
+    assert not unfair["among the approved"]
+    assert unfair["among all"]

@@ -265,7 +265,6 @@ def test_every_value_of_another_type_is_refused_with_its_place(content: dict[str
         ("evaluate.confidence", 1.0, "expected float < 1.0"),
         ("evaluate.importance_repeats", 0, "expected int >= 1"),
         ("evaluate.reasons", -1, "expected int >= 0"),
-        ("retraining.outcome_days", -1, "expected float >= 0.0"),
         ("retraining.max_bad_cells", 1.5, "expected float <= 1.0"),
         ("retraining.min_outcomes", 0, "expected int >= 1"),
         ("retraining.reject_inference", "parcelling", "allowed: none, fuzzy"),

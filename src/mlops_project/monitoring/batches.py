@@ -187,7 +187,7 @@ def labelled(log: pd.DataFrame, contract: Contract, outcome_days: float) -> pd.D
     if known.empty:
         raise DataError(
             f"prediction log: {len(log)} predictions, {len(mature)} of them approved {outcome_days:g} days ago or earlier"
-            " (retraining.outcome_days), none of these with an outcome; expected outcomes at POST /v1/outcomes"
+            " (quality.outcome_days), none of these with an outcome; expected outcomes at POST /v1/outcomes"
         )
     target = contract.target
     labels = known["outcome"].map({1.0: str(target.good), 0.0: str(target.bad)})

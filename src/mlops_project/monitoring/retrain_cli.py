@@ -135,7 +135,8 @@ def _run(args: argparse.Namespace) -> int:
     from mlops_project.serving import environment
     from mlops_project.serving.log import DEFAULT_URL
 
-    settings = load_params().retraining
+    params = load_params()
+    settings = params.retraining
     log_url = args.log_url or environment("MLOPS_LOG_URL") or DEFAULT_URL
     reports = read_reports(args.drift, log_url)
     if args.only_if_drift and not (args.concept_drift or any(reports.values())):
@@ -145,6 +146,7 @@ def _run(args: argparse.Namespace) -> int:
         files=tuple(args.files),
         log_url=log_url,
         from_log=args.from_log,
+        outcome_days=params.quality.outcome_days,
         concept_drift=args.concept_drift or reports["concept_drift"],
         approval=args.require_approval or settings.require_approval,
         shadow=args.shadow,

@@ -56,14 +56,15 @@ EVENTS = {"promoted": "accepted", "awaiting approval": "awaiting_approval", "rej
 class Request(NamedTuple):
     """What a run is asked for.
 
-    ``files`` of new rows, or ``from_log``: the outcomes of the log at ``log_url``; ``concept_drift``: it is confirmed, so the new
-    rows decide; ``approval``: stop before the promotion; ``shadow``: also score what the log holds, and stop; ``refused``: a file
-    of refused applicants for reject inference.
+    ``files`` of new rows, or ``from_log``: the outcomes of the log at ``log_url``, of approvals ``outcome_days`` old or older;
+    ``concept_drift``: it is confirmed, so the new rows decide; ``approval``: stop before the promotion; ``shadow``: also score
+    what the log holds, and stop; ``refused``: a file of refused applicants for reject inference.
     """
 
     files: tuple[str, ...] = ()
     log_url: str | None = None
     from_log: bool = False
+    outcome_days: float = 0.0
     concept_drift: bool = False
     approval: bool = False
     shadow: bool = False
@@ -303,7 +304,7 @@ def _challenge(
 
 def _batch(request: Request, settings: RetrainingParams, contract: Contract, log: pd.DataFrame | None) -> Batch:
     if request.from_log and log is not None:
-        return check_batch(labelled(log, contract, settings.outcome_days), contract, settings.max_bad_cells, "prediction log")
+        return check_batch(labelled(log, contract, request.outcome_days), contract, settings.max_bad_cells, "prediction log")
     return read_batch(request.files, contract, settings.max_bad_cells)
 
 
