@@ -16,4 +16,4 @@ _mlops() {
 }
 complete -F _mlops mlops-prepare-data mlops-prepare-features mlops-train mlops-predict \
     mlops-validate mlops-draft-contract mlops-tune mlops-report mlops-compare mlops-manifest \
-    mlops-mlflow-sync mlops-serve mlops-keys mlops-predictions mlops-drift mlops-monitor
+    mlops-mlflow-sync mlops-serve mlops-keys mlops-predictions mlops-drift mlops-monitor mlops-retrain

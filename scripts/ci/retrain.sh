@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Make a challenger from new rows (ROWS: a file, or an address that DVC reads; empty: outcomes of the prediction log) and leave it
-# waiting for its approval. Its id goes to GITHUB_OUTPUT, the report to the job's summary.
+# Make a challenger from new rows (ROWS: a file, or an address that DVC reads; empty: outcomes of the prediction log, if its reports
+# say drift) and leave it waiting for its approval. Its id goes to GITHUB_OUTPUT, the report to the job's summary.
 set -euo pipefail
 . "$(dirname "$0")/git_token.sh"
 if [ -z "${ROWS:-}" ] && [ -z "${MLOPS_LOG_URL:-}${MLOPS_LOG_URL_FILE:-}" ]; then
     echo "neither new rows nor a prediction log (MLOPS_LOG_URL): nothing to retrain with"
     exit
 fi
-what=(--from-log)
+what=(--from-log --drift log --only-if-drift)
 if [ -n "${ROWS:-}" ]; then
     rows=$(mktemp -d)/${ROWS##*/}
     python -m dvc get-url --quiet "$ROWS" "$rows"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXPERIMENTS_FILE = Path("experiments.yaml")
 SIGNIFICANT = 0.05
 # Sections of params.yaml that no stage reads, and what reads them.
-BESIDE = {"tune": "make tune", "retraining": "mlops-retrain"}
+BESIDE = {"tune": "make tune", "monitoring": "mlops-drift", "quality": "mlops-monitor", "retraining": "mlops-retrain"}
 
 
 class Experiment(NamedTuple):

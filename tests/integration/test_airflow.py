@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = ROOT / ".venv/airflow/bin/airflow"
 DAG_FILE = ROOT / "deploy/airflow/dags/mlops_credit_pipeline.py"
 DAG = "mlops_credit_pipeline"
+RETRAINING = "mlops_retraining"
 ON_NEW_DATA = "mlops_credit_pipeline_on_new_data"
 STAGES = ("prepare", "featurize", "train", "evaluate")
 RAW = "data/raw/german_credit_modified.csv"
@@ -222,6 +223,20 @@ def test_dags_test_runs_every_stage_and_gives_the_metrics_of_dvc(project):
     assert project.metrics() == metrics
     # Airflow's own API server uses a client that its framework will replace.
     assert [line for line in printed.splitlines() if "deprecat" in line.lower() and "StarletteDeprecation" not in line] == []
+
+
+def test_retraining_with_rows_that_are_no_use_fails_at_once_and_a_rejection_is_skipped(project, new_rows, tmp_path):
+    project.run(sys.executable, "-m", "dvc", "repro", "--pull")
+    project.run("git", "commit", "-qam", "logistic regression")
+    options = {"AIRFLOW_VAR_MLOPS_RETRAIN_OPTIONS": "--no-push", "AIRFLOW_VAR_MLOPS_RETRY_MINUTES": "0.01"}
+    printed = project.airflow("dags", "test", RETRAINING, "--conf", '{"rows": "absent.csv"}', check=False, **options)
+    assert "AirflowFailException: DataError: " in printed, "Airflow must not try again"
+    new_rows(300, 3, noise=True).to_csv(tmp_path / "noise.csv", index=False)
+    printed = project.airflow("dags", "test", RETRAINING, "--conf", json.dumps({"rows": str(tmp_path / "noise.csv")}), **options)
+    assert "rejected; champion is" in printed
+    run, _ = project.last_run(RETRAINING)
+    assert project.states(run) == {"retrain": "skipped"}
+    assert project.run("git", "tag").stdout == ""
 
 
 def test_the_dags_are_what_they_should_be(project):

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -16,10 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import yaml
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 
 from mlops_project.monitoring.drift import drift
 from mlops_project.monitoring.incoming import incoming
+from mlops_project.monitoring.monitor import main
 from mlops_project.monitoring.quality import Decided, Window, quality
+from mlops_project.monitoring.views import VIEWS
 from mlops_project.monitoring.windows import rows_of
 from mlops_project.serving.log import open_store
 from mlops_project.validation import validate_table
@@ -210,3 +215,49 @@ def test_every_query_of_the_dashboard_returns_data(watched, view, title, query):
             return
         assert time.monotonic() < end, f"{view}, {title}: {query} returns {values}"
         time.sleep(0.5)
+
+
+# --- the page
+
+BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+STICKS_OUT = """
+return [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
+  .map(e => e.outerHTML.slice(0, 80))
+"""
+
+
+def test_the_page_shows_the_four_views_with_data_and_needs_no_network(watched, tmp_path):
+    page = tmp_path / "monitor.html"
+    command = ["report", "--prometheus", f"http://127.0.0.1:{watched.watching.port}", "--hours", "0.02", "-o", str(page)]
+    end = time.monotonic() + 60
+    while main(command) == 0 and (without := page.read_text(encoding="utf-8").count("no data")):
+        assert time.monotonic() < end, f"{without} panels without data"
+        time.sleep(1)
+    if not (shutil.which(BROWSER) and shutil.which(DRIVER)):
+        reason = f"{BROWSER} or {DRIVER} is absent; Debian: apt install chromium chromium-driver"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=Service(DRIVER)) as browser:
+        for width in (390, 1300):
+            browser.set_window_size(width, 900)
+            browser.get(page.as_uri())
+            assert browser.execute_script(STICKS_OUT) == []
+        assert [one.text for one in browser.find_elements("css selector", "h2")] == [*VIEWS]
+        figures = browser.find_elements("css selector", "figure")
+        assert len(figures) == sum(map(len, VIEWS.values()))
+        assert all(one.size["height"] > 30 for one in figures)
+        assert browser.get_log("browser") == []
+        browser.set_window_size(1300, 4200)
+        browser.save_screenshot(str(tmp_path / "page.png"))
+
+
+def test_a_prometheus_that_does_not_answer_is_said(workdir, capsys):
+    assert main(["report", "--prometheus", f"http://127.0.0.1:{free_port()}"]) == 1
+    assert "Prometheus does not answer" in capsys.readouterr().err
+    assert main(["report", "--prometheus", "file:///etc/passwd"]) == 1
+    assert "expected http://host:port" in capsys.readouterr().err
+    assert not Path("reports/monitor.html").exists()

@@ -1,5 +1,6 @@
 """Who is champion, and what is left of a promotion that a killed process had begun; the lock and the audit log."""
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from mlops_project.monitoring.isolated import LOCK, PLACE, locked
 from mlops_project.monitoring.promotion import Target
 from mlops_project.monitoring.retrain_cli import main
 from mlops_project.monitoring.retraining import candidate, read_reports
+from mlops_project.serving.log import open_store
 
 
 def tag(name: str, commit: str) -> None:
@@ -142,11 +144,22 @@ def test_an_audit_log_that_cannot_be_written_is_an_error(workdir):
 def test_drift_is_read_from_reports(workdir):
     (workdir / "drift.json").write_text('{"drift": true, "features": {}}', encoding="utf-8")
     (workdir / "quality.json").write_text('{"concept_drift": false}', encoding="utf-8")
-    assert read_reports(["drift.json", "quality.json"]) == {"drift": True, "concept_drift": False}
+    assert read_reports(["drift.json", "quality.json"], "off") == {"drift": True, "concept_drift": False}
     for text in ("no", "[]", "{}", '{"drift": "yes"}'):
         (workdir / "bad.json").write_text(text, encoding="utf-8")
         with pytest.raises(PipelineError, match=r"bad\.json: "):
-            read_reports(["bad.json"])
+            read_reports(["bad.json"], "off")
+
+
+def test_drift_is_read_from_the_log(workdir):
+    with contextlib.closing(open_store("sqlite:///log.db")) as store:
+        with pytest.raises(PipelineError, match="keeps no report"):
+            read_reports(["log"], "sqlite:///log.db")
+        store.put_report("drift", b'{"drift": true}')
+        store.put_report("quality", b'{"concept_drift": true}')
+    assert read_reports(["log"], "sqlite:///log.db") == {"drift": True, "concept_drift": True}
+    with pytest.raises(PipelineError):
+        read_reports(["log"], "sqlite:///absent.db")
 
 
 def test_the_command_tells_how_it_is_used(workdir, capsys):

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -154,9 +155,29 @@ def test_what_is_remembered_is_bounded() -> None:
         scorer.parse([{"amount": str(i), "region": f"x{i}", "balance": i} for i in range(start, start + 1000)])
     scorer.parse([{"amount": "1" + " " * 100_000}])
     for reader in scorer._readers:
-        assert len(reader.known) <= compiled.REMEMBERED
-        assert len(reader.refused) <= compiled.REMEMBERED
-        assert all(len(cell) <= compiled.LONGEST for cell in [*reader.known, *reader.refused] if isinstance(cell, str))
+        assert len(reader.places) < compiled.REMEMBERED == len(reader.values)
+        assert all(len(cell) <= compiled.LONGEST for cell in reader.places if isinstance(cell, str))
+    with_more = [{"amount": amount} for amount in ("1", "29999", "x" * 30, None, "31000")] * 2
+    np.testing.assert_array_equal(
+        scorer.parse(with_more).values, EVERY_KIND.parse_features(pd.DataFrame(with_more).reindex(columns=FEATURES)).values
+    )
+
+
+def test_threads_share_what_is_remembered(request: pytest.FixtureRequest) -> None:
+    """Each cell gets a place of its own, whoever reads it first."""
+    interval = sys.getswitchinterval()
+    request.addfinalizer(lambda: sys.setswitchinterval(interval))
+    sys.setswitchinterval(1e-6)
+    for _ in range(5):
+        scorer = scorer_of(EVERY_KIND)
+        columns = {name: [str(i) for i in range(500)] for name in FEATURES}
+        expected = scorer_of(EVERY_KIND).parse_columns(columns).values
+        orders = [list(range(500)), list(range(499, -1, -1)), [*range(1, 500, 2), *range(0, 500, 2)]] * 2
+        with ThreadPoolExecutor(len(orders)) as pool:
+            shuffled = [{name: [cells[i] for i in order] for name, cells in columns.items()} for order in orders]
+            for order, found in zip(orders, pool.map(scorer.parse_columns, shuffled), strict=True):
+                np.testing.assert_array_equal(found.values, expected[order])
+        assert all(len(set(reader.places.values())) == len(reader.places) for reader in scorer._readers)
 
 
 def test_a_single_column_and_no_rows_are_parsed(scorer: CompiledScorer) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 from contextlib import contextmanager
-from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +35,8 @@ FORMAT = 1
 # Cells per column whose parsed value is remembered, and the longest text among them.
 REMEMBERED = 4096
 LONGEST = 24
+# As many places have a byte for a name.
+BYTE = 256
 # Types whose equal values are parsed alike. True == 1, so a truth value must not be looked up.
 PLAIN = frozenset((str, int, float, type(None)))
 # Up to so many applicants are read row by row, more column by column.
@@ -105,8 +107,13 @@ class CompiledScorer:
         self.scale = ScoreScale(*header["scale"])
         self.columns: list[str] = header["columns"]
         self.can_explain: bool = header["can_explain"]
-        self._readers = [_Reader(self.contract.parser(name)) for name in self.columns]
-        self._known = [reader.known.__getitem__ for reader in self._readers]
+        # What remembered cells mean, by column and place (`_Reader`).
+        self._values = np.full((len(self.columns), REMEMBERED), math.nan)
+        self._statuses = np.full(self._values.shape, MISSING, dtype=np.uint8)
+        tables = zip(self.columns, self._values, self._statuses, strict=True)
+        self._readers = [_Reader(self.contract.parser(name), values, statuses) for name, values, statuses in tables]
+        self._places = [reader.places.__getitem__ for reader in self._readers]
+        self._value_at = [reader.values.item for reader in self._readers]
         # With one key it would return no tuple.
         self._pick = itemgetter(*self.columns) if len(self.columns) > 1 else None
         self._view = RowView(**_part(arrays, "view"))
@@ -255,101 +262,98 @@ class CompiledScorer:
     def _parse_row(self, record: Mapping[str, Any]) -> tuple[list[float], bytearray | None]:
         """Return values, and statuses unless all are valid."""
         cells = self._cells(record)
-        if PLAIN.issuperset(map(type, cells)):
-            values = [known(cell) for known, cell in zip(self._known, cells, strict=True)]
-            total = sum(values)
-            if total == total:  # noqa: PLR0124 - not NaN, so none of them is
-                return values, None
-            status = bytearray(len(cells))
-            for i, value in enumerate(values):
-                if value != value:  # noqa: PLR0124
-                    status[i] = self._readers[i].status(cells[i])
-            return values, status
-        pairs = list(map(_Reader.read, self._readers, cells))
-        status = bytearray(kind for _, kind in pairs)
-        return [value for value, _ in pairs], status if any(status) else None
+        if not PLAIN.issuperset(map(type, cells)):
+            pairs = list(map(_Reader.read, self._readers, cells))
+            status = bytearray(kind for _, kind in pairs)
+            return [value for value, _ in pairs], status if any(status) else None
+        places = [place(cell) for place, cell in zip(self._places, cells, strict=True)]
+        values = [value_at(place) for value_at, place in zip(self._value_at, places, strict=True)]
+        total = sum(values)
+        if total == total:  # noqa: PLR0124 - not NaN, so none of them is
+            return values, None
+        status = bytearray(len(cells))
+        for i, value in enumerate(values):
+            if value != value:  # noqa: PLR0124
+                reader, place = self._readers[i], places[i]
+                values[i], status[i] = (value, reader.statuses.item(place)) if place else reader.read(cells[i])
+        return values, status if any(status) else None
 
     def _parse_columns(self, columns: Sequence[Any], n_rows: int, plain: bool) -> Parsed:
         # Columns are read, and by most models scored, one by one: so each lies in one piece.
-        shape = len(columns), n_rows
-        status: np.ndarray | None = None
-        if plain:
-            cells = chain.from_iterable(map(map, self._known, columns))
-            values = np.fromiter(cells, dtype=float, count=shape[0] * n_rows).reshape(shape)
-            gaps = np.isnan(values).nonzero()
-            if len(gaps[0]):
-                status = np.zeros(shape, dtype=np.uint8)
-                found = zip(*(places.tolist() for places in gaps), strict=True)
-                status[gaps] = [self._readers[column].status(columns[column][row]) for column, row in found]
-        else:
-            values = np.empty(shape)
-            for i, (reader, cells) in enumerate(zip(self._readers, columns, strict=True)):
-                values[i], of_column = reader.read_all(cells)
-                if of_column is not None:
-                    status = np.zeros(shape, dtype=np.uint8) if status is None else status
-                    status[i] = of_column
-        return Parsed(values.T, None if status is None else status.T, self.columns)
+        places = np.zeros((len(columns), n_rows), dtype=np.intp)
+        read: dict[int, tuple[Any, Any]] = {}
+        for i, (reader, cells) in enumerate(zip(self._readers, columns, strict=True)):
+            if isinstance(cells, np.ndarray) and cells.dtype.kind in "iuf" and reader.parser.text_codes is None:
+                read[i] = reader.parser.parse_numbers(cells.astype(float))
+            elif plain or PLAIN.issuperset(map(type, listed := cells.tolist() if isinstance(cells, np.ndarray) else cells)):
+                places[i] = reader.find(cells if plain else listed)
+            else:
+                pairs = np.array([reader.read(cell) for cell in listed])
+                read[i] = pairs[:, 0], pairs[:, 1]
+        unknown = () if places.all() else zip(*(at.tolist() for at in np.nonzero(places == 0)), strict=True)
+        places += np.arange(len(columns))[:, np.newaxis] * REMEMBERED
+        values, status = self._values.take(places), self._statuses.take(places)
+        for i, row in unknown:
+            if i not in read:
+                values[i, row], status[i, row] = self._readers[i].read(columns[i][row])
+        for i, found in read.items():
+            values[i], status[i] = found
+        return Parsed(values.T, status.T if status.any() else None, self.columns)
 
 
 class _Reader:
-    """Reads one column's cells, and remembers what common ones mean."""
+    """Reads one column's cells, and remembers what common ones mean: each has a place in ``values`` and ``statuses``.
 
-    def __init__(self, parser: CellParser) -> None:
-        self.parser = parser
-        self.known = _Known(self)
-        # Why a cell has no value.
-        self.refused: dict[Any, int] = {None: MISSING}
+    At place 0 is nothing, for what is not remembered.
+    """
+
+    def __init__(self, parser: CellParser, values: np.ndarray, statuses: np.ndarray) -> None:
+        self.parser, self.values, self.statuses = parser, values, statuses
         # 1 and 1.0 are the same key and not the same text.
         self.kinds: tuple[type, ...] = (str,) if parser.text_codes is not None else (str, int, float)
+        self.places = _Places(self)
 
     def read(self, cell: Any) -> tuple[float, int]:
         """Return value and status of a cell."""
         if cell is None or cell != cell:  # noqa: PLR0124 - NaN
             return math.nan, MISSING
-        value, status = self.parser.parse_cell(cell)
-        if type(cell) in self.kinds and (type(cell) is not str or len(cell) <= LONGEST) and len(self.known) < REMEMBERED:
-            self.known[cell] = value
-            if status:
-                self.refused[cell] = status
-        return value, status
+        return self.parser.parse_cell(cell)
 
-    def status(self, cell: Any) -> int:
-        """Return the status of a cell that has no value."""
-        return self.refused.get(cell) or self.read(cell)[1]
-
-    def read_all(self, cells: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return values of cells of shape (n rows,), and statuses unless all are valid."""
-        if isinstance(cells, np.ndarray):
-            if cells.dtype.kind in "iuf" and self.parser.text_codes is None:
-                values, status = self.parser.parse_numbers(cells.astype(float))
-                return values, status if status.any() else None
-            cells = cells.tolist()
-        if not PLAIN.issuperset(map(type, cells)):
-            pairs = np.array([self.read(cell) for cell in cells])
-            return pairs[:, 0], pairs[:, 1]
-        values = np.fromiter(map(self.known.__getitem__, cells), dtype=float, count=len(cells))
-        gaps = np.isnan(values).nonzero()[0].tolist()
-        if not gaps:
-            return values, None
-        status = np.zeros(len(values), dtype=np.uint8)
-        status[gaps] = [self.status(cells[at]) for at in gaps]
-        return values, status
+    def find(self, cells: Sequence[Any]) -> np.ndarray:
+        """Return the places of plain cells, int of shape (n rows,)."""
+        if len(self.places) < BYTE:
+            try:  # bytes take a quarter less time than an array
+                return np.frombuffer(bytes(map(self.places.__getitem__, cells)), dtype=np.uint8)
+            except ValueError:  # some are new, and one place too many
+                pass
+        return np.fromiter(map(self.places.__getitem__, cells), dtype=np.intp, count=len(cells))
 
 
-class _Known(dict[Any, float]):
-    """Cell → value, NaN where it has none; what is not known yet is read.
+class _Places(dict[Any, int]):
+    """Cell → place; what has none yet is read and, if it is short and there is room, gets one.
 
     Holds plain cells only, without truth values: True == 1, so one would be found where the other was meant.
     """
 
-    __slots__ = ("_reader",)
+    __slots__ = ("_lock", "_reader")
 
     def __init__(self, reader: _Reader) -> None:
-        self[None] = math.nan
-        self._reader = reader
+        self._reader, self._lock = reader, threading.Lock()
+        self[None] = 1  # missing, as all places are at first
 
-    def __missing__(self, cell: Any) -> float:
-        return self._reader.read(cell)[0]
+    def __missing__(self, cell: Any) -> int:
+        reader = self._reader
+        if type(cell) not in reader.kinds or cell != cell or (type(cell) is str and len(cell) > LONGEST):  # noqa: PLR0124
+            return 0
+        with self._lock:  # or two threads give one place to two cells
+            if cell in self:
+                return self[cell]
+            place = len(self) + 1
+            if place >= REMEMBERED:
+                return 0
+            reader.values[place], reader.statuses[place] = reader.read(cell)
+            self[cell] = place
+        return place
 
 
 class _Member:

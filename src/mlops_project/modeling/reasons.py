@@ -269,7 +269,7 @@ class Wording:
             english = (column.english if column else "").replace("_", " ") or name
             unit = f" {column.unit}" if column and column.unit else ""
             self._columns.append((name, english, contract.code_labels.get(name, {}), unit))
-        self._said: dict[tuple[int, float | None, int], tuple[str, str, str]] = {}
+        self._said: dict[tuple[int, float | None, int], Reason] = {}
 
     def __len__(self) -> int:
         return len(self._columns)
@@ -304,22 +304,23 @@ class Wording:
             np.rint(-points).astype(int).tolist(),
             strict=True,
         )
-        said = [self._said.get(key) or self._say(key) for key in keys]
-        found = [
-            Reason(name, code, contribution, fewer, text)
-            for (name, code, text), contribution, fewer in zip(said, contributions.tolist(), points.tolist(), strict=True)
-        ]
+        found = []
+        for key, contribution, fewer in zip(keys, contributions.tolist(), points.tolist(), strict=True):
+            said = self._said.get(key) or self._say(key, contribution, fewer)
+            if said.contribution != contribution:
+                said = Reason(said.column, said.code, contribution, fewer, said.text)
+            found.append(said)
         ends = np.cumsum(against.sum(axis=1)).tolist()
         return [found[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
-    def _say(self, key: tuple[int, float | None, int]) -> tuple[str, str, str]:
-        """Return column, reason code and text for a cell (None: missing) of a column that costs so many points."""
-        place, cell, points = key
+    def _say(self, key: tuple[int, float | None, int], contribution: float, points: float) -> Reason:
+        """Word a reason: a cell (None: missing) of a column, and the points that it costs."""
+        place, cell, lost = key
         name, english, meanings, unit = self._columns[place]
         value = "missing" if cell is None else meanings.get(cell) or f"{cell:.6g}{unit}"
-        lost = "less than a point" if points == 0 else f"{points} point{'s' if points > 1 else ''}"
+        amount = "less than a point" if lost == 0 else f"{lost} point{'s' if lost > 1 else ''}"
         code = f"{name}_missing" if cell is None else name
-        said = name, code, f"{english}: {value} ({lost} below the average applicant)"
+        said = Reason(name, code, contribution, points, f"{english}: {value} ({amount} below the average applicant)")
         if len(self._said) < REMEMBERED:
             self._said[key] = said
         return said

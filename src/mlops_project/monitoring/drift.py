@@ -66,40 +66,18 @@ def drift(reference: Rows, window: Rows, contract: Contract, params: MonitoringP
     rng = np.random.default_rng(params.seed)
     tests: dict[tuple[str | None, str], Simulated] = {}
 
-    def test(feature: str | None, names: dict[str, Any], left: np.ndarray, right: np.ndarray) -> None:
-        for name, simulated in simulate(left, right, names, params.simulations, rng).items():
-            tests[feature, name] = simulated
-
     features = []
-    for i, name in enumerate(contract.features):
-        column, old, new = contract.columns[name], reference.values[:, i], window.values[:, i]
-        codes = contract.code_labels.get(name)
-        bins = Bins.of_codes(list(codes)) if codes else Bins.of_numbers(old, params.bins)
-        counts = bins.rows_per_bin(old), bins.rows_per_bin(new)
-        # The order of nominal codes means nothing. One code that moved to both sides is not seen by Kolmogorov-Smirnov either.
-        distribution = {"chi_square": _valid(chi_square)} if column.kind == "nominal" else {"ks": _valid(kolmogorov_smirnov)}
-        if codes:
-            distribution["code"] = _valid(largest_move)
-        test(name, {"psi": _merged(bins), **distribution, "missing": share_moved}, *counts)
-        outside = [
-            np.array([rows.seen - rows.out_of_contract[i], rows.out_of_contract[i]]) for rows in (reference, window)
-        ]  # fmt: skip
-        test(name, {"out_of_contract": share_rose}, *outside)
-        features.append(
-            {
-                "name": name,
-                "english": column.english,
-                "kind": column.kind,
-                "missing": _pair(*(float(side[-1] / side.sum()) for side in counts)),
-                "out_of_contract": _pair(*(float(side[-1] / side.sum()) for side in outside)),
-                "bins": _shares(bins, counts, codes),
-            }
-        )
+    for name in contract.features:
+        found, described = feature_tests(name, reference, window, contract, params, rng)
+        tests |= {(name, check): simulated for check, simulated in found.items()}
+        features.append(described)
     score = None
     if reference.p_good is not None and window.p_good is not None:
         bins = Bins.of_numbers(reference.p_good, params.bins)
         counts = bins.rows_per_bin(reference.p_good), bins.rows_per_bin(window.p_good)
-        test(None, {SCORE_PSI: _merged(bins), SCORE_KS: _valid(kolmogorov_smirnov)}, *counts)
+        statistics = {SCORE_PSI: _merged(bins), SCORE_KS: _valid(kolmogorov_smirnov)}
+        of_score = simulate(*counts, statistics, params.simulations, rng)
+        tests |= {(None, check): simulated for check, simulated in of_score.items()}
         score = {"bins": _shares(bins, counts, None)}
     coded = np.array([contract.columns[name].codes is not None for name in contract.features])
     with threadpool_limits(1):  # the order of sums, hence the last digit, does not depend on the machine
@@ -109,7 +87,7 @@ def drift(reference: Rows, window: Rows, contract: Contract, params: MonitoringP
         )  # fmt: skip
     tests[None, CLASSIFIER] = Simulated(told.roc_auc, rng.normal(told.chance_mean, told.chance_deviation, params.simulations))
 
-    found = calibrate(list(tests.values()), params.false_alarm_rate)
+    calibrated = calibrate(list(tests.values()), params.false_alarm_rate)
     verdicts = [
         {
             "feature": feature,
@@ -120,16 +98,16 @@ def drift(reference: Rows, window: Rows, contract: Contract, params: MonitoringP
             "drift": bool(moved),
         }
         for ((feature, name), simulated), threshold, p_value, moved in zip(
-            tests.items(), found.thresholds, found.p_values, found.drift, strict=True
+            tests.items(), calibrated.thresholds, calibrated.p_values, calibrated.drift, strict=True
         )
     ]
     return {
-        "drift": bool(found.drift.any()),
+        "drift": bool(calibrated.drift.any()),
         "reference": {**reference.facts, "rows": len(reference.values)},
         "window": {**window.facts, "rows": len(window.values)},
         "false_alarm_rate": params.false_alarm_rate,
         "simulations": params.simulations,
-        "p_threshold": found.p_threshold,
+        "p_threshold": calibrated.p_threshold,
         "tests": verdicts,
         "features": features,
         "score": score,
@@ -141,6 +119,33 @@ def drift(reference: Rows, window: Rows, contract: Contract, params: MonitoringP
             "by_chance": told.chance_mean,
             "rows": _pair(*told.rows),
         },
+    }
+
+
+def feature_tests(
+    name: str, reference: Rows, window: Rows, contract: Contract, params: MonitoringParams, rng: np.random.Generator
+) -> tuple[dict[str, Simulated], dict[str, Any]]:
+    """Return all tests of one feature, by check, and its entry in the report."""
+    i, column = contract.features.index(name), contract.columns[name]
+    old, new = reference.values[:, i], window.values[:, i]
+    codes = contract.code_labels.get(name)
+    bins = Bins.of_codes(list(codes)) if codes else Bins.of_numbers(old, params.bins)
+    counts = bins.rows_per_bin(old), bins.rows_per_bin(new)
+    left, right = (np.array([rows.seen - rows.out_of_contract[i], rows.out_of_contract[i]]) for rows in (reference, window))
+    # The order of nominal codes means nothing. One code that moved to both sides is not seen by Kolmogorov-Smirnov either.
+    distribution = {"chi_square": _valid(chi_square)} if column.kind == "nominal" else {"ks": _valid(kolmogorov_smirnov)}
+    if codes:
+        distribution["code"] = _valid(largest_move)
+    statistics = {"psi": _merged(bins), **distribution, "missing": share_moved}
+    tests = simulate(*counts, statistics, params.simulations, rng)
+    tests |= simulate(left, right, {"out_of_contract": share_rose}, params.simulations, rng)
+    return tests, {
+        "name": name,
+        "english": column.english,
+        "kind": column.kind,
+        "missing": _pair(*(float(side[-1] / side.sum()) for side in counts)),
+        "out_of_contract": _pair(*(float(side[-1] / side.sum()) for side in (left, right))),
+        "bins": _shares(bins, counts, codes),
     }
 
 

@@ -1,4 +1,4 @@
-"""`mlops-monitor`: keep the log's reports of quality, drift and incoming data up to date."""
+"""`mlops-monitor`: keep the log's reports of quality, drift and incoming data up to date, and show what Prometheus knows."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ FOUND = 3
 SCORES = PREDICTIONS / "out_of_fold.csv"
 POLICY = MODELS / "policy.json"
 CLEANING = METRICS / "prepare.json"
+PAGE = Path("reports/monitor.html")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`mlops-monitor run`, `mlops-monitor data`."""
+    """`mlops-monitor run`, `mlops-monitor data`, `mlops-monitor report`."""
     parser = argparse.ArgumentParser(
         description="Put the latest figures into the prediction log, from where the service's /metrics shows them to Prometheus.",
         epilog="examples:\n"
         "  mlops-monitor run                     rolling quality, as far as outcomes are known\n"
         "  mlops-monitor run --drift --since 7d  and drift of the last seven days\n"
-        "  mlops-monitor data new.csv            counts of mlops-validate, and whether they jumped\n\n"
+        "  mlops-monitor data new.csv            counts of mlops-validate, and whether they jumped\n"
+        "  mlops-monitor report --hours 168      the dashboard's views of a week as a page\n\n"
         "exit code: 0 nothing to tell, 3 quality is worse, drift, or a jump; 1 it could not be looked at",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -52,9 +54,16 @@ def main(argv: list[str] | None = None) -> int:
     data.add_argument("file", help="CSV or Parquet file, - for CSV on standard input")
     data.add_argument("--no-target", dest="target", action="store_false", help="the file needs no outcome column")
     data.add_argument("--counts", type=Path, default=CLEANING, metavar="FILE", help="of the raw table (default: %(default)s)")
+    report = commands.add_parser("report", help="write the dashboard's four views as one HTML page")
+    report.add_argument("--prometheus", default="http://localhost:9090", metavar="URL", help="default: %(default)s")
+    report.add_argument("--hours", type=_hours, default=24.0, metavar="N", help="of the past (default: %(default)g)")
+    report.add_argument(
+        "-o", "--output", type=Path, default=Path("reports/monitor.html"), metavar="FILE", help="default: %(default)s"
+    )
+    report.add_argument("-v", "--verbose", action="store_true", help="show details and, on errors, the traceback")
     args = parser.parse_args(argv)
     setup_logging(logging.DEBUG if args.verbose else logging.WARNING)
-    work: dict[str, Callable[[argparse.Namespace], int]] = {"run": _run, "data": _data}
+    work: dict[str, Callable[[argparse.Namespace], int]] = {"run": _run, "data": _data, "report": _report}
     return guarded(lambda: work[args.command](args), verbose=args.verbose, failed=1)
 
 
@@ -125,6 +134,28 @@ def _data(args: argparse.Namespace) -> int:
             if part["jump"]:
                 print(f"{name}: {part['share']:.1%} {kind.replace('_', ' ')}, {part['reference']:.1%} in the raw table")
     return FOUND if report["jump"] else 0
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours <= 24 * 366:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number of hours, up to {24 * 366}")
+    return hours
+
+
+def _report(args: argparse.Namespace) -> int:
+    from mlops_project.files import atomic_path
+    from mlops_project.monitoring.overview import Prometheus, as_html
+
+    page = as_html(Prometheus(args.prometheus), time.time(), args.hours)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(args.output) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+    print(f"{args.output}: written")
+    return 0
 
 
 def _keep(store: Store, name: str, report: dict[str, Any], file: str | None) -> None:

@@ -258,8 +258,10 @@ def deliver(commit: str, target: Target) -> None:
 
 def fetch(tree: Path, refs: list[str]) -> None:
     """Take references with their commits out of a copy: all, or none."""
+    # The copy's own folder: the pipeline may lie deeper.
+    clone = git("-C", str(tree), "rev-parse", "--show-toplevel").strip()
     git(
-        "fetch", "--quiet", "--atomic", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", str(tree),
+        "fetch", "--quiet", "--atomic", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", clone,
         *(f"+{ref}:{ref}" for ref in refs),
     )  # fmt: skip
 

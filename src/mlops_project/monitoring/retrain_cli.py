@@ -23,7 +23,7 @@ REJECTED = 3
 EXAMPLES = """examples:
   mlops-retrain new.csv                                   retrain with new labelled rows, promote what is better
   mlops-retrain run new.csv --require-approval            stop before the promotion
-  mlops-retrain run --from-log --drift drift.json         outcomes of the prediction log; what mlops-drift found
+  mlops-retrain run --from-log --drift log                outcomes and reports of the prediction log
   mlops-retrain run new.csv --no-push --serve var/served  no Git remote; the service reads var/served/best_model.joblib
   mlops-retrain approve 20260301-0a1b2c3d                 promote what waits
   mlops-retrain rollback                                  the champion before the present one
@@ -81,7 +81,14 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--from-log", action="store_true", help="take outcomes of approved applicants from the prediction log")
     run.add_argument("--log-url", type=_given, metavar="URL", help="the prediction log (default: MLOPS_LOG_URL)")
-    run.add_argument("--drift", type=_given, action="append", default=[], metavar="FILE", help="JSON report of the monitoring")
+    run.add_argument(
+        "--drift",
+        type=_given,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="JSON report of the monitoring; log: those that the log keeps",
+    )
     run.add_argument("--only-if-drift", action="store_true", help="do nothing unless a report says drift or concept_drift")
     run.add_argument("--concept-drift", action="store_true", help="concept drift is confirmed: the new rows decide")
     run.add_argument(
@@ -130,13 +137,14 @@ def _run(args: argparse.Namespace) -> int:
 
     params = load_params()
     settings = params.retraining
-    reports = read_reports(args.drift)
+    log_url = args.log_url or environment("MLOPS_LOG_URL") or DEFAULT_URL
+    reports = read_reports(args.drift, log_url)
     if args.only_if_drift and not (args.concept_drift or any(reports.values())):
         print("no drift reported: nothing to do")
         return 0
     request = Request(
         files=tuple(args.files),
-        log_url=args.log_url or environment("MLOPS_LOG_URL", DEFAULT_URL),
+        log_url=log_url,
         from_log=args.from_log,
         outcome_days=params.quality.outcome_days,
         concept_drift=args.concept_drift or reports["concept_drift"],

@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 FIGURES = Path("scripts/figures.py")
 POLICY = MODELS / "policy.json"
+LOG = "log"
 SHADOWS = Path("var/shadow")
 # What the audit log calls a decision: a promotion is one only when it has come to pass.
 EVENTS = {"promoted": "accepted", "awaiting approval": "awaiting_approval", "rejected": "rejected"}
@@ -79,24 +80,50 @@ class Outcome(NamedTuple):
     champion: promotion.Champion
 
 
-def read_reports(files: Sequence[str]) -> dict[str, bool]:
+def read_reports(files: Sequence[str], log_url: str) -> dict[str, bool]:
     """``drift`` and ``concept_drift`` of JSON reports of the monitoring; true if any says so.
+
+    Parameters
+    ----------
+    files : list of str
+        Paths; ``log`` stands for the latest reports that the prediction log keeps.
+    log_url : str
 
     Raises
     ------
     PipelineError
-        If a file is no JSON object, or has neither field as true or false.
+        If a report is no JSON object, or has neither field as true or false; or if the log keeps none.
     """
-    found = {"drift": False, "concept_drift": False}
+    texts: dict[str, bytes] = {}
     for file in files:
+        if file == LOG:
+            texts |= _kept_reports(log_url)
+            continue
         try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise PipelineError(f"{file}: cannot be read as JSON: {error}; expected a report of mlops-drift") from None
+            texts[file] = Path(file).read_bytes()
+        except OSError as error:
+            raise PipelineError(f"{file}: cannot be read ({error.strerror}); expected a report of mlops-drift") from None
+    found = {"drift": False, "concept_drift": False}
+    for name, report in texts.items():
+        try:
+            content = json.loads(report)
+        except ValueError as error:
+            raise PipelineError(f"{name}: cannot be read as JSON: {error}; expected a report of mlops-drift") from None
         said = {key: content[key] for key in found if key in content} if isinstance(content, dict) else {}
         if not said or any(not isinstance(value, bool) for value in said.values()):
-            raise PipelineError(f"{file}: expected an object with drift or concept_drift, true or false")
+            raise PipelineError(f"{name}: expected an object with drift or concept_drift, true or false")
         found = {key: found[key] or said.get(key, False) for key in found}
+    return found
+
+
+def _kept_reports(log_url: str) -> dict[str, bytes]:
+    from mlops_project.serving.log import open_store
+
+    with contextlib.closing(open_store(log_url, create=False)) as store:
+        kept = store.reports()
+    found = {f"report {name!r} of the log": kept[name].content for name in ("drift", "quality") if name in kept}
+    if not found:
+        raise PipelineError("prediction log: keeps no report of drift or quality; `mlops-monitor run --drift` records them")
     return found
 
 
@@ -210,8 +237,8 @@ def _log(request: Request, settings: RetrainingParams) -> pd.DataFrame | None:
         return None
     from mlops_project.serving.log import open_store
 
-    store = open_store(str(request.log_url), create=False)
-    return logged_applicants(store, load_contract(load_params().data.contract))
+    with contextlib.closing(open_store(str(request.log_url), create=False)) as store:
+        return logged_applicants(store, load_contract(load_params().data.contract))
 
 
 def _challenge(

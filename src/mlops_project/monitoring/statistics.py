@@ -152,6 +152,11 @@ def simulate(
     return {name: Simulated(float(values[0]), values[1:]) for name, values in found.items()}
 
 
+def p_value(test: Simulated) -> float:
+    """How often chance makes the statistic as large, for this test alone."""
+    return _Tail(test.by_chance)(test.value)
+
+
 class Calibrated(NamedTuple):
     """Tests that share one rate of false alarms; arrays of shape (n tests,)."""
 
