@@ -223,8 +223,14 @@ def test_an_incoming_file_is_counted_into_the_log(project, raw_table, contract, 
     raw_table.head(200).assign(**{name: "no such code"}).to_csv("bad.csv", index=False)
     assert main(["data", "bad.csv", "--json", "data.json"]) == 3
     assert f"{name}: 100.0% out of contract, 1.0% in the raw table" in capsys.readouterr().out
+    assert json.loads(Path("data.json").read_text())["jump"]
     with store_of(project) as store:
         assert json.loads(store.reports()["data"].content)["jump"]
+        store.put_report("data", b"before")
+    assert main(["data", "good.csv", "--no-record"]) == 0
+    assert "no share jumped" in capsys.readouterr().out
+    with store_of(project) as store:
+        assert store.reports()["data"].content == b"before"
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     data = commands.add_parser("data", parents=[shared], help="counts of an incoming file beside those of the raw table")
     data.add_argument("file", help="CSV or Parquet file, - for CSV on standard input")
     data.add_argument("--no-target", dest="target", action="store_false", help="the file needs no outcome column")
+    data.add_argument("--no-record", dest="record", action="store_false", help="keep nothing in a log: for CI")
     data.add_argument("--counts", type=Path, default=CLEANING, metavar="FILE", help="of the raw table (default: %(default)s)")
     report = commands.add_parser("report", help="write the dashboard's four views as one HTML page")
     report.add_argument("--prometheus", default="http://localhost:9090", metavar="URL", help="default: %(default)s")
@@ -83,7 +84,7 @@ def _open(args: argparse.Namespace) -> Store:
 def _run(args: argparse.Namespace) -> int:
     from mlops_project.config import load_params
     from mlops_project.errors import DataError
-    from mlops_project.files import read_table
+    from mlops_project.files import read_table, write_json
     from mlops_project.modeling.policy import Policy
     from mlops_project.monitoring.quality import DAY, quality, read_window, reference_of
 
@@ -102,7 +103,9 @@ def _run(args: argparse.Namespace) -> int:
         waiting = store.number_since(until)
         report = quality(window, reference_of(scores, policy), params.quality, params.evaluate, now)
         report["rows"]["waiting"] = waiting
-        _keep(store, "quality", report, args.json)
+        store.put_report("quality", _encoded(report))
+    if args.json:
+        write_json(report, args.json)
     print(_as_text(report), end="")
     codes = {FOUND if report["concept_drift"] else 0, _drift(args) if args.drift else 0}
     # What could not be compared is told before what was found.
@@ -118,6 +121,7 @@ def _drift(args: argparse.Namespace) -> int:
 def _data(args: argparse.Namespace) -> int:
     from mlops_project.config import load_params
     from mlops_project.dataset import DataLoader
+    from mlops_project.files import write_json
     from mlops_project.monitoring.incoming import incoming
     from mlops_project.schema import load_contract
     from mlops_project.validation import validate_table
@@ -126,13 +130,17 @@ def _data(args: argparse.Namespace) -> int:
     contract = load_contract(params.data.contract)
     found = validate_table(DataLoader(contract).load(args.file, target=args.target), contract)
     report = {"file": Path(args.file).name, **incoming(found, args.counts, params.quality)}
-    with _store(args) as store:
-        _keep(store, "data", report, args.json)
+    if args.record:
+        with _store(args) as store:
+            store.put_report("data", _encoded(report))
+    if args.json:
+        write_json(report, args.json)
     print(f"{args.file}: {report['rows']} rows, {report['bad_cells']} bad cells")
     for name, kinds in report["columns"].items():
         for kind, part in kinds.items():
             if part["jump"]:
                 print(f"{name}: {part['share']:.1%} {kind.replace('_', ' ')}, {part['reference']:.1%} in the raw table")
+    print("a share jumped" if report["jump"] else "no share jumped")
     return FOUND if report["jump"] else 0
 
 
@@ -158,12 +166,10 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _keep(store: Store, name: str, report: dict[str, Any], file: str | None) -> None:
-    from mlops_project.files import rounded, write_json
+def _encoded(report: dict[str, Any]) -> bytes:
+    from mlops_project.files import rounded
 
-    store.put_report(name, json.dumps(rounded(report), ensure_ascii=False).encode())
-    if file:
-        write_json(report, file)
+    return json.dumps(rounded(report), ensure_ascii=False).encode()
 
 
 def _as_text(report: dict[str, Any]) -> str:
