@@ -119,6 +119,10 @@ serve: $(VENV)/serving.done ## Serve the model that the pipeline made, at http:/
 	@[ -e var/api-keys.json ] || [ -n "$$MLOPS_KEYS_FILE" ] || echo "no API keys yet: anybody on this machine may ask; see docs/serving.md"
 	@exec $(BIN)/mlops-serve $$([ -e var/api-keys.json ] || [ -n "$$MLOPS_KEYS_FILE" ] || echo --insecure) $(ARGS)
 
+.PHONY: drill
+drill: $(VENV)/serving.done $(CLEAN) ## From drift to a new model, for real in a copy, in minutes (needs Prometheus; ARGS="--repeat 10")
+	@$(BIN)/python scripts/drill.py $(ARGS)
+
 ## Team remote (docs/remotes.md)
 .PHONY: remote gc
 remote: init ## Make DVC_REMOTE_URL=s3://…, ssh://… or a folder the default remote of this clone
