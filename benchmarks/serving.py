@@ -312,11 +312,11 @@ def running(found: list[Server], folder: Path) -> Iterator[dict[str, Server]]:
     finally:
         for server in found:
             if server.process is not None:
-                family = [server.process, *server.process.children(recursive=True)]
-                server.process.terminate()
-                _, left = psutil.wait_procs(family, timeout=20)
-                for process in left:
-                    with contextlib.suppress(psutil.NoSuchProcess):
+                with contextlib.suppress(psutil.NoSuchProcess):  # one that ended by itself
+                    family = [server.process, *server.process.children(recursive=True)]
+                    server.process.terminate()
+                    _, left = psutil.wait_procs(family, timeout=20)
+                    for process in left:
                         process.kill()
 
 
