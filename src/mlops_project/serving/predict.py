@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from mlops_project.serving.service import Service
 
 MOST_REASONS = 20
-# Larger bodies are worked on in a thread, so that small requests need not wait for them. These take up to 4 ms, less than a thread
-# keeps Python's lock from the others at a time.
+# Larger bodies are worked on in a thread, so that small requests need not wait for them. These take up to 4 ms, less than
+# a thread keeps Python's lock from the others at a time.
 INLINE_BYTES = 131_072
 
 
