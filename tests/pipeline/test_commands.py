@@ -149,12 +149,12 @@ def test_predictions_of_training_rows_carry_a_warning_and_leave_metrics_alone(qu
 
 
 def test_a_versioned_model_is_registered_and_predicts(quick):
+    before = status(quick), quick.git("status", "--porcelain")  # of what other tests left
     command(quick, "train", "--output", "models/model_20250101.joblib")
     line = json.loads((quick.path / "models/registry.jsonl").read_text(encoding="utf-8"))
     assert (line["path"], line["model"]) == ("models/model_20250101.joblib", "scorecard")
     assert line["metrics"]["roc_auc"] == results(quick)["results"]["roc_auc"]["test_mean"]
-    assert status(quick) == {}, "the pipeline's own model is left alone"
-    assert quick.git("status", "--porcelain") == ""
+    assert (status(quick), quick.git("status", "--porcelain")) == before, "the pipeline's own model is left alone"
     rows = (quick.path / "data/processed/Xtest.csv").read_text(encoding="utf-8")
     options = ("--model", "models/model_20250101.joblib", "--X-test", "-", "--proba", "--reasons", "--output", "-")
     printed = command(quick, "predict", *options, input=rows).stdout.splitlines()
