@@ -45,6 +45,7 @@ COUNT_EVERY = 0.5
 READ_EVERY, READ_SECONDS = 5.0, 1.0
 # Series that alerts ask for are there before the first of their events: from nothing to 1 is no rise to Prometheus.
 ROUTE, STATUSES = "/v1/predict", (200, 429, 500, 503)
+DECISIONS = ("approve", "refuse")
 # Reasons for which cells of applicants are missing to the model.
 TREATED, ABSENT = "treated", "absent"
 
@@ -58,7 +59,7 @@ class Noted:
         self.seconds: dict[str, array[float]] = defaultdict(lambda: array("d"))
         """Of each answer, by route."""
         self.statuses: Count[tuple[str, int]] = Count()
-        self.decisions: list[str] = []
+        self.decisions = dict.fromkeys(DECISIONS, 0)
         self.p_default = array("d")
         self.treated: list[str] = []
         """Columns, once per applicant whose cell was treated as missing."""
@@ -117,7 +118,7 @@ class Metrics:
         for status in STATUSES:
             self._requests.labels(ROUTE, str(status))
         self._seconds.labels(ROUTE)
-        for decision in ("approve", "refuse"):
+        for decision in DECISIONS:
             self._predictions.labels(decision)
         models.on_change = self._changed
 
@@ -129,7 +130,8 @@ class Metrics:
     def predicted(self, scored: Any) -> None:
         """Note scored applicants: lists ``decision``, ``probability_of_default``, ``treated_as_missing`` and ``missing``."""
         noted = self._noted
-        noted.decisions += scored.decision
+        for decision in DECISIONS:
+            noted.decisions[decision] += scored.decision.count(decision)
         noted.p_default.extend(scored.probability_of_default)
         noted.treated += chain.from_iterable(scored.treated_as_missing)
         noted.absent += chain.from_iterable(scored.missing)
@@ -153,7 +155,7 @@ class Metrics:
             self._requests.labels(route, str(status)).inc(n)
         for route, seconds in noted.seconds.items():
             _observe(self._seconds.labels(route), SECONDS, seconds)
-        for decision, n in Count(noted.decisions).items():
+        for decision, n in noted.decisions.items():
             self._predictions.labels(decision).inc(n)
         _observe(self._scores, SHARES, noted.p_default)
         for reason, names in ((TREATED, noted.treated), (ABSENT, noted.absent)):
