@@ -208,6 +208,7 @@ def test_failed_repro_says_how_to_restore(clone):
     assert "ran" not in clone.repro().values()
 
 
+@pytest.mark.integration
 def test_killed_at_any_moment(clone):
     clone.repro("--pull")
     clone.edit("params.yaml", "n_repeats: 3", "n_repeats: 1")

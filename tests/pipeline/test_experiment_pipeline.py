@@ -82,7 +82,8 @@ def test_the_others_go_on_when_one_fails_and_all_is_reported(quick):
     quick.dvc("checkout", "--quiet")
 
 
-@pytest.mark.parametrize("seconds", [0.7, 2.5, pytest.param(5.0, marks=pytest.mark.integration)])
+@pytest.mark.integration
+@pytest.mark.parametrize("seconds", [0.7, 2.5, 5.0])
 def test_a_kill_leaves_everything_as_it_was(quick, seconds, tmp_path):
     before = state(quick)
     # A temporary folder of its own, so that what is left behind can be seen.
