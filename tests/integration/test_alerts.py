@@ -29,18 +29,11 @@ from mlops_project.monitoring.windows import rows_of
 from mlops_project.serving.log import open_store
 from mlops_project.validation import validate_table
 from running import Running, train
-from watching import Watching, absent, free_port
+from watching import Watching, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _installed() -> None:
-    if missing := absent():
-        reason = f"{', '.join(missing)} needed (Debian: apt install prometheus prometheus-alertmanager)"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prometheus_installed")]
 
 
 class Watched(NamedTuple):
@@ -84,7 +77,7 @@ def reports(contract, params, clean_table, tmp_path_factory) -> dict[str, dict[s
 
 
 @pytest.fixture(scope="module")
-def watched(_installed, contract, reports, tmp_path_factory) -> Iterator[Watched]:
+def watched(prometheus_installed, contract, reports, tmp_path_factory) -> Iterator[Watched]:
     """A service under traffic, watched."""
     folder, port = tmp_path_factory.mktemp("service"), free_port()
     train(folder)

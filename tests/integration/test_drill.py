@@ -1,25 +1,15 @@
 """The drill: from drift to a new model, and that it fails where there is no drift."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from watching import absent
-
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 600
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _installed() -> None:
-    if missing := absent():
-        reason = f"{', '.join(missing)} needed (Debian: apt install prometheus prometheus-alertmanager)"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prometheus_installed")]
 
 
 def drill(*arguments: str) -> subprocess.CompletedProcess[str]:
