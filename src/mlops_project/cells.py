@@ -79,6 +79,11 @@ class CellParser:
         import pandas as pd
         from pandas.api.types import infer_dtype, is_bool_dtype, is_numeric_dtype
 
+        if isinstance(cells.dtype, pd.CategoricalDtype):
+            parsed = self.parse(pd.Series(cells.cat.categories))
+            # The last one is for the code -1: missing.
+            values, status = np.append(parsed.values, math.nan), np.append(parsed.status, np.uint8(MISSING))
+            return Cells(values[cells.cat.codes], status[cells.cat.codes])
         plain_numbers = is_numeric_dtype(cells.dtype) and not is_bool_dtype(cells.dtype)
         if plain_numbers and self.text_codes is None and not self.date:
             return self.parse_numbers(cells.to_numpy(dtype=float, na_value=np.nan))

@@ -316,10 +316,10 @@ def prepare_data(argv: list[str] | None = None) -> int:
         prepared = prepare(args.input or params.data.raw, load_contract(params.data.contract), params.prepare)
         folder = Path(args.output_dir or PROCESSED)
         if args.save:
-            save_prepared(prepared, folder)
+            save_prepared(prepared, folder, params.data.tables)
         if args.combined:
-            applicants = prepared.applicants
-            write_table(applicants.table.join(applicants.target), folder / "combined.csv" if args.save else "-")
+            X, y = prepared.cleaned.rows()
+            write_table(X.join(y), folder / "combined.csv" if args.save else "-")
         _tell(f"{folder}: written" if args.save else "nothing written (--save writes)")
         _tell_replaced()
 

@@ -184,6 +184,70 @@ def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: boo
         table.to_csv(temporary, index=index, lineterminator="\n", encoding="utf-8")
 
 
+class TableWriter:
+    """Writes a table part by part, as `write_table` writes it at once: a context that replaces the file only if all went well.
+
+    Parameters
+    ----------
+    path : str or Path
+        A path that ends in .parquet becomes Parquet, one row group per part, with the index as a column; all others CSV.
+    index : bool
+        Whether the index, which holds the applicant ids, is written.
+
+    Raises
+    ------
+    DataError
+        If pyarrow is needed and not there.
+    PipelineError
+        As `atomic_path`.
+    """
+
+    def __init__(self, path: str | Path, *, index: bool = True) -> None:
+        self.path = Path(path)
+        self.index = index
+        self._stack = contextlib.ExitStack()
+        self._stream: Any = None
+
+    def __enter__(self) -> TableWriter:
+        self._temporary = self._stack.enter_context(atomic_path(self.path))
+        return self
+
+    def __exit__(self, *found: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stack.__exit__(*found)  # type: ignore[arg-type]
+
+    def write(self, part: pd.DataFrame | pd.Series) -> None:
+        """Write some rows. All parts have the same columns and types."""
+        if self.path.suffix == ".parquet":
+            self._write_parquet(part)
+            return
+        first = self._stream is None
+        if first:
+            self._stream = open(self._temporary, "w", encoding="utf-8", newline="")
+        part.to_csv(self._stream, index=self.index, header=first, lineterminator="\n")
+
+    def _write_parquet(self, part: pd.DataFrame | pd.Series) -> None:
+        import pandas as pd
+
+        try:
+            import pyarrow as pa
+            from pyarrow.parquet import ParquetWriter
+        except ImportError:
+            raise DataError(f"{self.path}: {NEEDS_PYARROW}") from None
+        frame = pd.DataFrame(part)
+        # Columns in which nobody has a value would be of no type.
+        schema = None if self._stream is None else self._stream.schema
+        table = pa.Table.from_pandas(frame.reset_index() if self.index else frame, schema, preserve_index=False)
+        if self._stream is None:
+            nothing = [i for i, field in enumerate(table.schema) if pa.types.is_null(field.type)]
+            for i in nothing:
+                field = pa.field(table.schema.names[i], pa.string())
+                table = table.set_column(i, field, table.column(i).cast(pa.string()))
+            self._stream = ParquetWriter(self._temporary, table.schema)
+        self._stream.write_table(table)
+
+
 def _read_csv(source: str | Path | BinaryIO, name: str, types: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
