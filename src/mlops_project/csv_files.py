@@ -104,6 +104,7 @@ def _plain(header: list[str], delimiter: str, wanted: list[int]) -> dict[str, An
         "keep_default_na": False,
         "na_values": [],
         "encoding": "utf-8-sig",
+        "low_memory": False,  # else it reads in parts of its own, and joins their categories
     }
 
 

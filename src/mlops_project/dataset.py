@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 MAX_COLUMNS = 10_000
 # Rows that are text at a time, and bytes up to which a CSV file is read at once: of few rows categories only cost.
-BATCH_ROWS = 100_000
+BATCH_ROWS = 200_000
 SMALL_FILE = 4 << 20
 TABLES = (".csv", ".parquet")
 
@@ -329,6 +329,7 @@ class _Parsed:
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
+        self._parsers = {name: contract.parser(name) for name in (*contract.features, *contract.passengers, contract.target.name)}
         self._read = 0
         self._status = {name: np.zeros(4, dtype=int) for name in (*contract.features, contract.target.name)}
         self._outcomes: Counter[Any] = Counter()
@@ -340,20 +341,20 @@ class _Parsed:
     def add(self, raw: pd.DataFrame, source: str) -> None:
         contract, name = self.contract, self.contract.target.name
         contract.require(raw.columns, contract.features, source)
-        target = contract.parse(name, raw[name])
+        target = self._parsers[name].parse(raw[name])
         keep = target.status == VALID
         self._read += len(raw)
         self._status[name] += np.bincount(target.status, minlength=4)
         self._outcomes.update(raw[name].value_counts().to_dict())
         self._target.append(target.values[keep].astype(np.float16))
         for name in contract.features:
-            cells = contract.parse(name, raw[name])
+            cells = self._parsers[name].parse(raw[name])
             self._status[name] += np.bincount(cells.status, minlength=4)
             self._values[name].append(_smallest(cells.values[keep]))
         for name in contract.passengers:
             texts = contract.columns[name].kind == "identifier"
             cells = raw.loc[keep, name]
-            self._values[name].append(np.array(_texts(cells, contract)) if texts else contract.parse(name, cells).values)
+            self._values[name].append(np.array(_texts(cells, contract)) if texts else self._parsers[name].parse(cells).values)
         if contract.applicant_id is not None:
             self._ids.append(np.array(_texts(raw.loc[keep, contract.applicant_id], contract), dtype=object))
 
