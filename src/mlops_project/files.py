@@ -271,7 +271,7 @@ def _read_csv(source: str | Path | BinaryIO, name: str, types: dict[str, Any]) -
 def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True) -> pd.DataFrame:
     """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
 
-    ``-`` is CSV on standard input, a stream is CSV, too.
+    ``-`` is CSV on standard input; a stream is what it begins with.
 
     The columns in ``text`` (`Contract.text_columns`) stay text: as a number, the code "01" would lose its zero.
     Unless the rows must be ``named``, those of a table without applicant ids are numbered from 1 on, in an index ``row``.
@@ -287,7 +287,7 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
     try:
         # Only empty cells are missing: a category may be called "none" or "NA".
         as_text = dict.fromkeys([APPLICANT_ID, *text], str)
-        if isinstance(path, str | Path) and Path(path).suffix == ".parquet":
+        if _is_parquet(path):
             table = pd.read_parquet(path)
             table = table.reset_index() if table.index.name == APPLICANT_ID else table
         else:
@@ -309,3 +309,37 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
     if APPLICANT_ID in table:
         return table.set_index(APPLICANT_ID)
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="row"))
+
+
+def _is_parquet(path: str | Path | BinaryIO) -> bool:
+    if isinstance(path, str | Path):
+        return Path(path).suffix == ".parquet"
+    begins = path.read(4)
+    path.seek(-len(begins), io.SEEK_CUR)
+    return begins == b"PAR1"
+
+
+def read_ids(path: str | Path) -> pd.Series:
+    """Read the applicant ids of a table that ``write_table`` wrote, and no more of it."""
+    import pandas as pd
+
+    if Path(path).suffix == ".parquet":
+        return pd.read_parquet(path, columns=[APPLICANT_ID])[APPLICANT_ID]
+    return pd.read_csv(path, usecols=[APPLICANT_ID], dtype=str, keep_default_na=False)[APPLICANT_ID]
+
+
+def read_outcomes(path: str | Path | BinaryIO, X: pd.DataFrame, target: str) -> pd.Series:
+    """Read the outcomes of the rows ``X``, in their order.
+
+    Raises
+    ------
+    DataError
+        As `read_table`; or if a row has no outcome.
+    """
+    y = read_table(path)[target]
+    # Both were written together. Looking up millions of ids takes gigabytes.
+    if y.index.equals(X.index):
+        return y
+    if absent := int((~X.index.isin(y.index)).sum()):
+        raise DataError(f"{path}: found no outcome for {absent} of {len(X)} applicants; take rows and outcomes of one run")
+    return y.loc[X.index]
