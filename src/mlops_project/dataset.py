@@ -300,10 +300,7 @@ class DataCleaner:
         leads = leaders == np.arange(len(leaders))
         first, copies = np.flatnonzero(leads), np.flatnonzero(~leads)
         if given is None:
-            parts = [
-                row_hashes(np.column_stack([values[rows] for values in features]), self.contract)
-                for rows in _chunks(first)
-            ]
+            parts = [row_hashes(np.column_stack([values[rows] for values in features]), self.contract) for rows in _chunks(first)]
             keys = np.concatenate(parts)
         else:
             keys = given[first]
@@ -556,7 +553,8 @@ def save_prepared(prepared: Prepared, folder: str | Path = PROCESSED, tables: st
     folder, cleaned = Path(folder), prepared.cleaned
     with ExitStack() as stack:
         writers = [
-            [stack.enter_context(TableWriter(folder / f"{kind}{name}.{tables}")) for kind in "Xy"] for name in ("traintest", "test")
+            [stack.enter_context(TableWriter(folder / f"{kind}{name}.{tables}")) for kind in "Xy"]
+            for name in ("traintest", "test")
         ]
         for start in range(0, len(cleaned.ids), BATCH_ROWS):
             parts = cleaned.rows(start, start + BATCH_ROWS, single=tables == "parquet")
