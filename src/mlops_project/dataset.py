@@ -293,7 +293,7 @@ class DataCleaner:
         if given is None:
             leaders = first_occurrences(np.column_stack([*features, y]), self.duplicate_min_cells)
         else:
-            nameless = np.flatnonzero(given == "")  # noqa: PLC1901 - elementwise
+            nameless = np.flatnonzero(given == "")
             given[nameless] = hash_rows(np.column_stack([values[nameless] for values in features]), self.contract)
             groups, _ = pd.factorize(given)
             leaders = np.unique(groups, return_index=True)[1][groups]
