@@ -20,8 +20,8 @@ def main() -> int:
     if foreign:
         print(
             f"error: {', '.join(foreign)}: not pinned to the embedded remote, which is in Git; nobody could take them"
-            " back from there, nor the tables that are made of them. Expected: a team remote (`make remote DVC_REMOTE_URL=…`, then"
-            " `make push`; docs/growing-data.md). Is it public and small? Then write `remote: embedded` below its path",
+            " back from there, nor the tables that are made of them. Expected: a team remote (`make remote DVC_REMOTE_URL=…`,"
+            " then `make push`; docs/growing-data.md). Is it public and small? Then write `remote: embedded` below its path",
             file=sys.stderr,
         )
         return 1
@@ -30,8 +30,8 @@ def main() -> int:
     if megabytes > LIMIT_MB:
         largest = max(outs, key=lambda out: out.get("size", 0))
         print(
-            f"error: data and models are {megabytes:.0f} MB ({largest['path']} {largest['size'] / 1e6:.0f}); the embedded"
-            f" remote, which is in Git, takes up to {LIMIT_MB}. Expected: a team remote (`make remote DVC_REMOTE_URL=…`, then `make push`)",
+            f"error: data and models are {megabytes:.0f} MB (of it {largest['path']} {largest['size'] / 1e6:.0f}), the embedded remote,"
+            f" which is in Git, takes up to {LIMIT_MB}. Expected: a team remote (`make remote DVC_REMOTE_URL=…`, then `make push`)",
             file=sys.stderr,
         )
         return 1

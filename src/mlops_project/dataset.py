@@ -293,14 +293,17 @@ class DataCleaner:
         if given is None:
             leaders = first_occurrences(np.column_stack([*features, y]), self.duplicate_min_cells)
         else:
-            nameless = np.flatnonzero(given == "")
+            nameless = np.flatnonzero(given == "")  # noqa: PLC1901 - elementwise
             given[nameless] = hash_rows(np.column_stack([values[nameless] for values in features]), self.contract)
             groups, _ = pd.factorize(given)
             leaders = np.unique(groups, return_index=True)[1][groups]
         leads = leaders == np.arange(len(leaders))
         first, copies = np.flatnonzero(leads), np.flatnonzero(~leads)
         if given is None:
-            parts = [row_hashes(np.column_stack([values[rows] for values in features]), self.contract) for rows in _chunks(first)]
+            parts = [
+                row_hashes(np.column_stack([values[rows] for values in features]), self.contract)
+                for rows in _chunks(first)
+            ]
             keys = np.concatenate(parts)
         else:
             keys = given[first]
@@ -553,8 +556,7 @@ def save_prepared(prepared: Prepared, folder: str | Path = PROCESSED, tables: st
     folder, cleaned = Path(folder), prepared.cleaned
     with ExitStack() as stack:
         writers = [
-            [stack.enter_context(TableWriter(folder / f"{kind}{name}.{tables}")) for kind in "Xy"]
-            for name in ("traintest", "test")
+            [stack.enter_context(TableWriter(folder / f"{kind}{name}.{tables}")) for kind in "Xy"] for name in ("traintest", "test")
         ]
         for start in range(0, len(cleaned.ids), BATCH_ROWS):
             parts = cleaned.rows(start, start + BATCH_ROWS, single=tables == "parquet")

@@ -79,7 +79,7 @@ def test_a_teams_own_data_and_much_of_anything_never_go_into_git(clone):
     assert check().returncode == 0, "said by hand"
     size = next(line for line in text.splitlines() if "size:" in line)
     tracked.write_text(text.replace(size, "  size: 80000000"), encoding="utf-8")
-    assert "81 MB (applications 80)" in check().stderr
+    assert "MB (of it applications 80)" in check().stderr
     tracked.unlink()
     shutil.rmtree(clone.path / "data/raw/applications")
     clone.git("checkout", "-q", "--", "data/raw/.gitignore")
