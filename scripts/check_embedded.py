@@ -30,8 +30,8 @@ def main() -> int:
     if megabytes > LIMIT_MB:
         largest = max(outs, key=lambda out: out.get("size", 0))
         print(
-            f"error: data and models are {megabytes:.0f} MB (of it {largest['path']} {largest['size'] / 1e6:.0f}), the embedded remote,"
-            f" which is in Git, takes up to {LIMIT_MB}. Expected: a team remote (`make remote DVC_REMOTE_URL=…`, then `make push`)",
+            f"error: data and models are {megabytes:.0f} MB (of it {largest['path']} {largest['size'] / 1e6:.0f}), the embedded"
+            f" remote, in Git, takes up to {LIMIT_MB}. Expected: a team remote (`make remote DVC_REMOTE_URL=…`; `make push`)",
             file=sys.stderr,
         )
         return 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from dvc_servers import BIN, Project, Remote, environment, s3, unavailable
+from dvc_servers import BIN, ROOT, Project, Remote, environment, s3, unavailable
 
 pytestmark = pytest.mark.integration
 
@@ -19,7 +20,7 @@ FOLDER = "data/raw/applications"
 LIST = (
     "import botocore.session, json, os\n"
     "client = botocore.session.get_session().create_client('s3', endpoint_url=os.environ['DVC_REMOTE_ENDPOINT'])\n"
-    "pages = client.get_paginator('list_objects_v2').paginate(Bucket='team')\n"
+    "pages = client.get_paginator('list_objects_v2').paginate(Bucket='team', Prefix='credit risk/')\n"
     "print(json.dumps({o['Key'].rpartition('md5/')[2]: o['Size'] for page in pages for o in page.get('Contents', [])}))"
 )
 
@@ -309,3 +310,33 @@ def test_two_clones_share_a_cache_and_nobody_writes_through_a_link(link, grown, 
     assert written(month)
     assert month.read_bytes() == before + b"x\n"
     assert (raw[0] / "2026-01.csv").read_bytes() == before, "the others' file and the cache are as they were"
+
+
+def test_the_commands_of_the_guide_work_as_written(grown, tmp_path):
+    guide = (ROOT / "docs/growing-data.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```$", guide, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 6
+    home = Path(grown.origin.environment["HOME"])
+    address = grown.origin.remote.address | {"DVC_REMOTE_URL": "s3://team/guide"}
+    (tmp_path / "a clone").mkdir()
+    clone = Clone(
+        Project(tmp_path / "a clone", home, grown.origin.remote._replace(address=address)).path, home, grown.origin.remote
+    )
+    clone.edit("n_repeats: 3", "n_repeats: 1")
+    # `dvc` with the S3 client, as `make remote` would have installed it, beside the `python` of the stages.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/dvc").write_text(f'#!/bin/sh\nexec "{BIN}/python" -m dvc "$@"\n', encoding="utf-8")
+    (tmp_path / "bin/dvc").chmod(0o755)
+    here = f"{tmp_path}/bin{os.pathsep}{clone.environment['PATH']}"
+    printed = []
+    for block in blocks:
+        collect = block.replace("make gc", f'PATH="{BIN}:$PATH" sh scripts/collect_garbage.sh')
+        printed.append(
+            clone.run("sh", "-e", "-c", collect, PATH=here, SHARED_CACHE=str(tmp_path / "shared"), PROJECTS="none").stdout
+        )
+    assert "2 files pushed" in printed[1]
+    assert "Running stage 'evaluate'" in printed[2]
+    assert "Stage 'evaluate' didn't change" in printed[3]
+    assert (clone.path / FOLDER / "2026-01.csv").stat().st_nlink in (1, 2), "a reflink or a hard link"
+    assert "objects would be removed" in printed[5]
+    assert clone.run("git", "status", "--porcelain").stdout == ""
