@@ -85,17 +85,23 @@ doctor: init ## Diagnose environment, branch, experiments, locks, data and remot
 pull: init ## Fetch data and models from the DVC remote
 	$(DVC) pull
 
+# What goes to the remote in Git is checked; any other takes all.
+CHECK_EMBEDDED := $(BIN)/python scripts/check_embedded.py
 push: init ## Send data and models to the DVC remote
+	@[ "$$($(DVC) config core.remote)" != embedded ] || $(CHECK_EMBEDDED)
 	$(DVC) push
 
 embed: init ## For a release: write the remote in Git (.dvc/store) afresh from this state of the pipeline
+	@$(CHECK_EMBEDDED)
 	$(DVC) pull --quiet --remote embedded $(wildcard data/raw/*.dvc)
 	$(DVC) repro
+	@$(CHECK_EMBEDDED)
 	rm -rf .dvc/store
 	$(DVC) push --remote embedded
 
 sync: init ## Fetch what is missing here from the DVC remote, and send it what is missing there
 	$(DVC) pull --allow-missing
+	@[ "$$($(DVC) config core.remote)" != embedded ] || $(CHECK_EMBEDDED)
 	$(DVC) push
 
 ## Step by step, by the console commands (each has --help)
@@ -128,7 +134,7 @@ drill: $(VENV)/serving.done $(CLEAN) ## From drift to a new model, for real in a
 remote: init ## Make DVC_REMOTE_URL=s3://…, ssh://… or a folder the default remote of this clone
 	@sh scripts/team_remote.sh
 
-gc: init ## Remove from the cache and the default remote what no commit uses
+gc: init ## Remove from the cache and the default remote what nothing uses (DRY=1 lists it; SINCE=2026-06-01)
 	@sh scripts/collect_garbage.sh
 
 ## Beside the pipeline
