@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable  # noqa: TC003 - a field of a NamedTuple
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlops_project.preprocessing import BLOCK_ROWS, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from sklearn.base import ClassifierMixin
 
     from mlops_project.modeling.scorecard import Scorecard
+
+    # Rows, outcomes, weights.
+    Block = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 # Rows from which iterations start that then go over all of them.
 STARTING_ROWS = 100_000
@@ -30,10 +33,11 @@ MAX_PASSES = 50
 IN_MEMORY = 0.5
 
 
-class Blocks(NamedTuple):
+@dataclass(frozen=True)
+class Blocks:
     """Training rows of one view, made anew in every pass.
 
-    Attributes
+    Parameters
     ----------
     view : callable
         Positions of rows, int of shape (n,), to the rows, float of shape (n, n columns).
@@ -49,7 +53,7 @@ class Blocks(NamedTuple):
     y: np.ndarray
     weight: np.ndarray
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[Block]:
         """Yield rows, outcomes and weights, `BLOCK_ROWS` at a time."""
         for start in range(0, len(self.rows), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
@@ -63,7 +67,7 @@ class Blocks(NamedTuple):
         for number, (block, _, _) in enumerate(parts):
             found = np.empty((len(chosen), block.shape[1]), dtype=np.float32) if found is None else found
             found[number * BLOCK_ROWS :][: len(block)] = block
-        assert found is not None  # noqa: S101 - there are rows
+        assert found is not None
         return found, parts.y, parts.weight
 
 
@@ -86,7 +90,7 @@ def _fit_logistic_regression(classifier: Any, blocks: Blocks) -> Any:
     start = clone(classifier).fit(*blocks.together(STARTING_ROWS))
     beta = np.append(start.coef_[0], start.intercept_[0])
     # The class minimises C times the log loss and half the squared coefficients, the intercept's not.
-    beta, iterations = _newton(lambda: blocks, beta, 1 / classifier.C, 0.0, -np.inf)
+    beta, iterations = _newton(blocks, beta, 1 / classifier.C, 0.0, -np.inf)
     classifier.classes_, classifier.n_features_in_ = start.classes_, start.n_features_in_
     classifier.coef_, classifier.intercept_ = beta[np.newaxis, :-1].copy(), beta[-1:].copy()
     classifier.n_iter_ = np.array([iterations], dtype=np.int32)
@@ -111,13 +115,13 @@ def _fit_scorecard(card: Scorecard, blocks: Blocks) -> Scorecard:
     numbered = Blocks(evidence, np.arange(len(blocks.rows)), blocks.y, blocks.weight)
     woe, y, weight = numbered.together(STARTING_ROWS)
     start = np.concatenate(fit_coefficients(woe.astype(float), np.where(y == 1, 1.0, -1.0), weight, card.C, card.center))
-    beta, _ = _newton(lambda: numbered, start, 1 / card.C, card.center, 0.0)
+    beta, _ = _newton(numbered, start, 1 / card.C, card.center, 0.0)
     card.set_fitted(encoder, beta[:-1], beta[-1:])
     return card
 
 
 def _newton(
-    rows: Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]],
+    blocks: Blocks,
     beta: np.ndarray,
     penalty: float,
     center: float,
@@ -131,7 +135,7 @@ def _newton(
     Returns
     -------
     beta : ndarray
-    iterations : int
+    passes : int
 
     References
     ----------
@@ -143,22 +147,23 @@ def _newton(
 
     drawn = np.append(np.full(len(beta) - 1, penalty), 0.0)
     least = np.append(np.full(len(beta) - 1, lower), -np.inf)
-    for iteration in range(1, MAX_PASSES + 1):
-        gradient, hessian, total = drawn * (beta - center), np.diag(drawn), 0.0
-        for block, y, weight in rows():
-            X = np.column_stack([block, np.ones(len(block))])
+    passes = 0
+    while passes < MAX_PASSES:
+        passes += 1
+        gradient, hessian = drawn * (beta - center), np.diag(drawn)
+        for rows, y, weight in blocks:
+            X = np.column_stack([rows, np.ones(len(rows))])
             p_good = expit(X @ beta)
             gradient += X.T @ (weight * (p_good - y))
             hessian += X.T @ (X * (weight * p_good * (1 - p_good))[:, np.newaxis])
-            total += weight.sum()
         # The quadratic as a sum of squares, |root · step − target|².
         root = np.linalg.cholesky(hessian).T
         target = -solve_triangular(root.T, gradient, lower=True)
         step = lsq_linear(root, target, bounds=(least - beta, np.inf), method="bvls").x
         beta = np.maximum(beta + step, least)
-        if -(step @ gradient) <= CONVERGED * total:
+        if -(step @ gradient) <= CONVERGED * blocks.weight.sum():
             break
-    return beta, iteration
+    return beta, passes
 
 
 def _counts(blocks: Blocks) -> list[np.ndarray]:
