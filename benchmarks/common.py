@@ -92,12 +92,19 @@ def set_params(tree: Path, **values: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def copy_of_tree(folder: Path) -> Path:
-    """Clone this repository into ``folder``, with its uncommitted changes and raw files. The caller's tree stays as it is."""
+def copy_of_tree(folder: Path, revision: str | None = None) -> Path:
+    """Clone this repository into ``folder``, with its uncommitted changes, or an earlier revision of it, and its raw files.
+
+    The caller's tree stays as it is.
+    """
     tree = folder / "tree"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tree)], check=True)
-    listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")
+    names = []
+    if revision is None:
+        listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")
+    else:
+        subprocess.run(["git", "-C", str(tree), "checkout", "--quiet", "--detach", revision], check=True)
     # Raw files are DVC's, not Git's: with them here the copy needs no remote.
     names += [str(path.relative_to(ROOT)) for path in (ROOT / "data/raw").glob("*.csv")]
     for name in filter(None, names):
