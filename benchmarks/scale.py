@@ -1,4 +1,4 @@
-"""What does the pipeline cost from ten thousand to ten million rows, what is it beside the plain way, and how does it grow?
+"""What does the pipeline cost from ten thousand to ten million rows, what beside the plain way, and how does it grow?
 
 Works in a temporary copy of this tree on synthetic applications (`benchmarks/synthetic.py`). `dvc repro` runs whole, each round
 as if for the first time (no cache, no run cache, no known hashes); each stage is measured within it, and what is left is DVC's
@@ -39,7 +39,8 @@ STAGES = ("prepare", "featurize", "train", "evaluate")
 STEPS = ("prepare", "features", "train", "evaluate")
 DVC, WHOLE, NO_OP = "DVC itself", "dvc repro", "dvc repro, nothing to do"
 LINES = (*STAGES, DVC, WHOLE, NO_OP)
-SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+# The smallest says what the start of Python and its libraries costs.
+SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 MILLION, BILLION = 1_000_000, 1_000_000_000
 # What is fitted for growth begins here: below, the start of Python is most of it.
 GROWTH_FROM = PARQUET_FROM = 100_000
@@ -84,9 +85,10 @@ class Bench:
             sys.exit(f"dvc.yaml: found {count} commands `python src/<stage>.py`, expected {len(STAGES)}")
         path.write_text(text, encoding="utf-8")
 
-    def run(self, command: Sequence[str], tree: Path | None = None) -> Usage:
+    def run(self, command: Sequence[str], tree: Path | None = None, *, arrow: bool = False) -> Usage:
+        """Run a command in a tree, with pyarrow only where it is needed: pandas takes longer to import where it is found."""
         tree = tree or self.tree
-        return run(command, tree, tree, libraries=self.libraries)[0]
+        return run(command, tree, tree, libraries=self.libraries if arrow else ())[0]
 
     def input(self, rows: int) -> tuple[Path, int]:
         """Return a file of so many applications, made in a child (a parent's memory counts for its children), and its copies."""
@@ -114,18 +116,19 @@ class Bench:
         set_params(self.tree, raw="data/raw/applications.csv", tables=tables, model="xgboost")
         return tables
 
-    def reproduce(self) -> dict[str, Usage]:
+    def reproduce(self, *, arrow: bool) -> dict[str, Usage]:
         """Run the whole pipeline as if for the first time; returns the cost per line of `LINES`."""
         for known in (self.tree / ".dvc/cache", self.folder / "dvc-site-cache"):
             shutil.rmtree(known, ignore_errors=True)
         log = self.tree.parent / "stages.jsonl"
         log.unlink(missing_ok=True)
-        whole = self.run([*REPRO, "--force"])
-        found = {name: Usage(*used) for name, *used in map(json.loads, log.read_text(encoding="utf-8").splitlines())}
-        if set(found) != set(STAGES):
-            sys.exit(f"dvc repro ran {sorted(found)}, expected {sorted(STAGES)}")
+        whole = self.run([*REPRO, "--force"], arrow=arrow)
+        nothing = self.run(REPRO, arrow=arrow)
+        ran = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        if [name for name, *_ in ran] != list(STAGES):
+            sys.exit(f"dvc repro ran {', '.join(name for name, *_ in ran)}, expected {', '.join(STAGES)}, each once")
+        found = {name: Usage(*used) for name, *used in ran}
         stages = [sum(values) for values in zip(*found.values(), strict=True)]
-        nothing = self.run(REPRO)
         # The memory of DVC is that of a run in which it starts nothing.
         own = Usage(whole.cpu - stages[0], whole.wall - stages[1], nothing.peak)
         return found | {DVC: own, WHOLE: whole, NO_OP: nothing}
@@ -154,10 +157,10 @@ def pipeline(bench: Bench, rows: int, *, plain: bool) -> None:
     theirs: list[dict[str, Usage]] = []
     for number in range(bench.rounds):
         _say(f"{rows:,} rows: round {number + 1} of {bench.rounds}")
-        ours.append(bench.reproduce())
+        ours.append(bench.reproduce(arrow=tables == "parquet"))
         if plain:
             shutil.rmtree(files, ignore_errors=True)
-            theirs.append({step: bench.run([PYTHON, script, step, str(path), str(files)]) for step in STEPS})
+            theirs.append({step: bench.run([PYTHON, script, step, str(path), str(files)], arrow=True) for step in STEPS})
     prepared, evaluated = (load(bench.tree / f"metrics/{stage}.json") for stage in ("prepare", "evaluate"))
     done = {"copies": copies, "merged": prepared["rows"]["duplicates_merged"], "roc_auc": evaluated["roc_auc"]}
     size = path.stat().st_size
