@@ -368,11 +368,11 @@ def bars(figures: Figures) -> list[Row]:
         return None if found is None else found / GIB
 
     bar("`dvc repro`, 10⁶ rows", 60, "CPU s", median(MILLION, WHOLE, "cpu"))
-    bar("its largest process", 1.5, "GiB", gib(median(MILLION, WHOLE, "peak")))
+    bar("`dvc repro`, 10⁶ rows, largest process", 1.5, "GiB", gib(median(MILLION, WHOLE, "peak")))
     bar("`dvc repro`, 10⁷ rows", 500, "CPU s", median(ten, WHOLE, "cpu"))
-    bar("its largest process", 4, "GiB", gib(median(ten, WHOLE, "peak")))
+    bar("`dvc repro`, 10⁷ rows, largest process", 4, "GiB", gib(median(ten, WHOLE, "peak")))
     bar("prepare, 10⁷ rows", 60, "CPU s", median(ten, "prepare", "cpu"))
-    bar("its largest process", 1, "GiB", gib(median(ten, "prepare", "peak")))
+    bar("prepare, 10⁷ rows, memory", 1, "GiB", gib(median(ten, "prepare", "peak")))
     for name in STAGES:
         growth = figures.growth(name, "cpu") if figures.sizes and figures.sizes[-1] >= ten else None
         bar(f"growth of {name}, 10⁵ to 10⁷ rows", 1.05, "", growth)
@@ -383,7 +383,7 @@ def bars(figures: Figures) -> list[Row]:
     for name in STAGES:
         bar(f"{name}, default file, now to before", 1.05, "x", figures.ratio(name))
     bar("`mlops-predict`, 10⁷ rows", 120, "CPU s", median(ten, "mlops-predict", "cpu", "predict"))
-    bar("its memory", 1, "GiB", gib(median(ten, "mlops-predict", "peak", "predict")))
+    bar("`mlops-predict`, 10⁷ rows, memory", 1, "GiB", gib(median(ten, "mlops-predict", "peak", "predict")))
     return rows
 
 
@@ -414,14 +414,17 @@ def tables(figures: Figures) -> dict[str, tuple[Row, list[Row]]]:
             ["form of the tables", *(entry["tables"] for entry in entries)],
             ["copies planted", *(f"{entry['copies']:,}" for entry in entries)],
             ["rows merged", *(f"{entry['merged']:,}" for entry in entries)],
-            ["ROC-AUC, held out", *(f"{entry['roc_auc']:.3f}" for entry in entries)],
+            ["ROC-AUC, held out", *(_number(entry["roc_auc"]) for entry in entries)],
+            [
+                "the same of the plain way",
+                *(_number(results.get("plain", {}).get(str(rows), {}).get("roc_auc")) for rows in sizes),
+            ],
             ["rounds", *(str(entry["rounds"]) for entry in entries)],
             ["revision", *(entry["revision"] for entry in entries)],
         ],
     )
     lines = []
     for rows in sorted(map(int, results.get("plain", {}))):
-        entry = results["plain"][str(rows)]
         ours = [(name, ("plain", "stages", [name])) for name in (*STAGES, DVC)]
         theirs = [(f"plain: {step}", ("plain", "usage", [step])) for step in STEPS]
         for name, of in [
@@ -431,20 +434,19 @@ def tables(figures: Figures) -> dict[str, tuple[Row, list[Row]]]:
             ("**plain way**", ("plain", "usage", STEPS)),
         ]:
             lines.append([f"{_power(rows)}: {name}", *(_number(figures.total(rows, *of, measure)) for measure in Usage._fields)])
-        auc = results["pipeline"].get(str(rows), {}).get("roc_auc", math.nan)
-        lines.append([f"{_power(rows)}: ROC-AUC, `dvc repro` and plain way", f"{auc:.3f}", f"{entry['roc_auc']:.3f}", ""])
     found["plain"] = ["side by side", "CPU s", "s", "peak MB"], lines
     lines = []
     for rows in sorted(map(int, results.get("predict", {}))):
         values = [figures.median(rows, "mlops-predict", measure, "predict") for measure in Usage._fields]
         lines.append([f"`mlops-predict`, {_power(rows)} rows", *map(_number, values), _number(rows / (values[0] or math.nan))])
     found["predict"] = ["default model, CSV to CSV", "CPU s", "s", "peak MB", "rows per CPU s"], lines
-    lines = []
+    lines, revision = [], ""
     if entry := results.get("default_file", {}).get("stages"):
+        revision = f" ({entry['before']})"
         for name in STAGES:
             before, now = (statistics.median(used[0] for used in entry[f"{way}_usage"][name]) for way in ("before", "now"))
             lines.append([name, _number(before), _number(now), _number(figures.ratio(name))])
-    found["default"] = ["default file", "CPU s before", "CPU s now", "ratio"], lines
+    found["default"] = ["default file", f"CPU s before{revision}", "CPU s now", "ratio"], lines
     lines = []
     for line in (*STAGES, DVC, WHOLE):
         cpu, peak = figures.at(line, BILLION)
@@ -473,7 +475,7 @@ def _number(value: float | None) -> str:
         return "-"
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def _power(rows: int) -> str:
@@ -518,7 +520,7 @@ def draw(figures: Figures, path: Path) -> None:
                 series = figures.series(line, measure)
                 style = {"color": "black", "linewidth": 2} if line == WHOLE else {"linewidth": 1.2}
                 axis.plot(list(series), list(series.values()), marker="o", markersize=3.5, label=line, **style)
-            if figures.sizes:
+            if figures.sizes and measure == "cpu":
                 first, last = figures.sizes[0], figures.sizes[-1]
                 top = max(figures.series(WHOLE, measure).values())
                 axis.plot([first, last], [top * first / last, top], ":", color="grey", linewidth=1, label="proportional")
@@ -526,6 +528,7 @@ def draw(figures: Figures, path: Path) -> None:
             axis.plot(*zip(*limits[measure], strict=True), "_", color="red", markersize=14, label="bars of dvc repro")
             axis.set(xscale="log", yscale="log", xlabel="rows", ylabel=label)
             axis.grid(visible=True, which="major", linewidth=0.4)
+            axis.minorticks_off()  # half of the file
         axes[0].legend(fontsize=8)
         figure.savefig(path, format="svg", metadata={"Date": None})
         plt.close(figure)

@@ -32,17 +32,16 @@ def results(exponent=1.0, slower=1.0):
         return {"revision": "abc", "rounds": 3, "tables": "parquet", "bytes": 95 * rows, "copies": 1, "merged": 1, "roc_auc": 0.8,
                 "usage": lines(rows), "written": dict.fromkeys(scale.STAGES, rows)}  # fmt: skip
 
+    def scripts(cpu):
+        return {stage: [[cpu, 1, 1]] * 3 for stage in scale.STAGES}
+
     facts = {"processor": "x", "cores": 2, "memory": 8, "load": 1, "disk": 100, "system": "Linux", "python": "3", "packages": {}}
     return {
         "machine": facts,
         "pipeline": {str(rows): entry(rows) for rows in SIZES},
         "plain": {"1000000": {"usage": {s: usage(1e6, 3e-5) for s in scale.STEPS}, "stages": lines(1e6), "roc_auc": 0.8}},
         "predict": {"10000000": {"usage": {"mlops-predict": usage(1e7, 1e-5)}}},
-        "default_file": {
-            "stages": {
-                f"{way}_usage": {stage: [[cpu, 1, 1]] * 3 for stage in scale.STAGES} for way, cpu in (("before", 2), ("now", 2.2))
-            }
-        },
+        "default_file": {"stages": {"before": "abc", "before_usage": scripts(2.0), "now_usage": scripts(2.2)}},
     }
 
 
@@ -86,7 +85,7 @@ def test_docs_hold_every_table_and_are_written_from_the_figures_alone(tmp_path, 
     monkeypatch.setattr(scale, "PLOT", plot)
     scale.write_docs(results())
     first = page.read_text("utf-8"), plot.read_bytes()
-    assert "| train | 0.93 | 1.20 | 3.90 | 30.9 | 301 |" in first[0]
+    assert "| train | 0.930 | 1.20 | 3.90 | 30.9 | 301 |" in first[0]
     scale.write_docs(results())
     assert (page.read_text("utf-8"), plot.read_bytes()) == first
     page.write_text(first[0].replace("<!-- scale: cpu -->", ""), encoding="utf-8")
