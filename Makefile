@@ -262,7 +262,7 @@ benchmark-serving: $(VENV)/dev.done $(VENV)/serving.done $(MLFLOW).done $(BENTOM
 benchmark-drift: $(VENV)/dev.done $(DRIFTERS) ## Measure the cost of mlops-drift beside evidently and nannyml
 	@$(BIN)/python benchmarks/drift_speed.py $(ARGS)
 
-benchmark-scale: $(PARQUET).done $(VENV)/report.done $(CLEAN) ## Measure 10⁴ to 10⁷ rows and write docs/scale.md (an hour or two, 15 GB of disk; ARGS="--sizes 1e5 --rounds 1")
+benchmark-scale: $(PARQUET).done $(VENV)/report.done $(CLEAN) ## Measure 10⁴ to 10⁷ rows and write docs/scale.md (an hour, 3 GB of disk; ARGS="--sizes 1e5 --rounds 1")
 	@$(BIN)/python benchmarks/scale.py $(or $(ARGS),--plain 1e6 --predict 1e6 1e7) --write-docs
 
 clean: ## Remove the environment and what tools left behind (data, models and the DVC cache stay)
