@@ -5,12 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 
 import scale
-from common import wait
 
 SIZES = [1_000, 10_000, 100_000, 1_000_000, 10_000_000]
 PACE = {"prepare": 5e-6, "featurize": 1e-6, "train": 3e-5, "evaluate": 4e-6}
@@ -112,15 +110,24 @@ while time.process_time() < end:
 """
 
 
-def test_a_process_and_its_children_are_measured(tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, str(tmp_path / "program.py")])
-    used = wait(process, start)
-    assert process.returncode == 0
-    assert 0.4 <= used.cpu < 1.5, "both"
-    assert used.wall > 0.4
-    assert 100 < used.peak < 200, "the larger of them"
+def test_a_stage_and_its_children_are_measured_and_whoever_runs_it_is_not(tmp_path, root):
+    tree = tmp_path / "tree"
+    (tree / "src").mkdir(parents=True)
+    (tree / "src/prepare.py").write_text(PROGRAM, encoding="utf-8")
+    larger = bytearray(b"x" * 3 * 10**8)
+    subprocess.run([sys.executable, root / "benchmarks/scale.py", "--child", "prepare"], cwd=tree, check=True)
+    ((name, cpu, wall, peak),) = [json.loads(line) for line in (tmp_path / "stages.jsonl").read_text("utf-8").splitlines()]
+    assert name == "prepare"
+    assert 0.4 <= cpu < 5, "both processes"
+    assert wall > 0.4
+    assert 100 < peak < 200 < len(larger) / 1e6, "the larger of the two, and not this one"
+
+
+def test_a_stage_that_fails_fails_for_dvc_too(tmp_path, root):
+    (tmp_path / "tree/src").mkdir(parents=True)
+    (tmp_path / "tree/src/train.py").write_text("raise SystemExit(66)", encoding="utf-8")
+    command = [sys.executable, root / "benchmarks/scale.py", "--child", "train"]
+    assert subprocess.run(command, cwd=tmp_path / "tree", check=False).returncode == 66
 
 
 def test_results_of_another_call_stay_and_those_of_another_machine_go(tmp_path):
