@@ -236,12 +236,12 @@ def _joined(runs: Sequence[dict[str, Usage]]) -> dict[str, list[Usage]]:
 
 
 def _libraries() -> list[Path]:
-    """Where children find pyarrow: nowhere else than this Python does, or where make put it."""
-    if importlib.util.find_spec("pyarrow"):
-        return []
-    if not PARQUET.exists():
+    """Where children find pyarrow: where make put it, or nowhere else than this Python does."""
+    if PARQUET.exists():
+        return [PARQUET]
+    if importlib.util.find_spec("pyarrow") is None:
         sys.exit(f"found no pyarrow, neither in this environment nor in {PARQUET}; run `make .venv/parquet.done`")
-    return [PARQUET]
+    return []
 
 
 def _revision() -> str:
