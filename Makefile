@@ -170,7 +170,7 @@ $(AIRFLOW).done: $(VENV)/core.done deploy/airflow/requirements.txt
 	@touch $@
 
 ## Contributing
-.PHONY: test test-integration test-cov lint check check-workflows check-deploy format benchmark benchmark-serving benchmark-drift clean
+.PHONY: test test-integration test-cov lint check check-workflows check-deploy format benchmark benchmark-serving benchmark-drift benchmark-scale clean
 # The tests dirty this table afresh, so that a team's own raw file cannot change them.
 CLEAN := data/raw/german_credit_original.csv
 $(CLEAN): | $(VENV)/core.done
@@ -267,6 +267,9 @@ benchmark-serving: $(VENV)/dev.done $(VENV)/serving.done $(MLFLOW).done $(BENTOM
 
 benchmark-drift: $(VENV)/dev.done $(DRIFTERS) ## Measure the cost of mlops-drift beside evidently and nannyml
 	@$(BIN)/python benchmarks/drift_speed.py $(ARGS)
+
+benchmark-scale: $(PARQUET).done $(VENV)/report.done $(CLEAN) ## Measure 10⁴ to 10⁷ rows and write docs/scale.md (an hour, 3 GB of disk; ARGS="--sizes 1e5 --rounds 1")
+	@$(BIN)/python benchmarks/scale.py $(or $(ARGS),--plain 1e6 --predict 1e6 1e7) --write-docs
 
 clean: ## Remove the environment and what tools left behind (data, models and the DVC cache stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis htmlcov .coverage
