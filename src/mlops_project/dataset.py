@@ -148,11 +148,14 @@ class DataCleaner:
     contract : Contract
     duplicate_min_cells : int
         Rows in which all cells valid in both agree, at least this many, are one applicant. 0: no merging by agreement.
+    duplicate_strict_after : int, optional
+        Rows after so many also need all highly distinct columns to agree, as `first_occurrences` says.
     """
 
-    def __init__(self, contract: Contract, duplicate_min_cells: int = 12) -> None:
+    def __init__(self, contract: Contract, duplicate_min_cells: int = 12, duplicate_strict_after: int | None = None) -> None:
         self.contract = contract
         self.duplicate_min_cells = duplicate_min_cells
+        self.duplicate_strict_after = duplicate_strict_after
 
     def clean(self, raw: pd.DataFrame, source: str = "table") -> Applicants:
         """Clean a raw table that holds all columns of the contract and the target.
@@ -178,7 +181,7 @@ class DataCleaner:
         ids = self._given_ids(kept)
         hashes = hash_rows(values, contract)
         if ids is None:
-            leaders = first_occurrences(np.column_stack([values, y]), self.duplicate_min_cells)
+            leaders = first_occurrences([*values.T, y], self.duplicate_min_cells, strict_after=self.duplicate_strict_after)
             keys = hashes
         else:
             keys = [given or row_hash for given, row_hash in zip(ids, hashes, strict=True)]
@@ -342,7 +345,7 @@ def prepare(path: str | Path, contract: Contract, params: PrepareParams) -> Prep
     """Load, clean and split a raw file; ``-`` is CSV on standard input. Raises as `DataLoader`, `DataCleaner`, `DataSplitter`."""
     raw = DataLoader(contract).load(path)
     source = "standard input" if str(path) == "-" else str(path)
-    applicants = DataCleaner(contract, params.duplicate_min_cells).clean(raw, source)
+    applicants = DataCleaner(contract, params.duplicate_min_cells, params.duplicate_strict_after).clean(raw, source)
     held_out = DataSplitter(params).held_out(applicants)
     return Prepared(applicants, held_out, applicants.report | {"split": split_report(applicants.target.to_numpy(), held_out)})
 
