@@ -46,6 +46,7 @@ Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 class DataParams(Strict, frozen=True):
     raw: str
     contract: str
+    tables: Literal["csv", "parquet"]
 
 
 class PrepareParams(Strict, frozen=True):
@@ -111,6 +112,8 @@ class TrainParams(Strict, frozen=True):
     calibration_folds: Annotated[int, Meta(ge=2)]
     n_splits: Annotated[int, Meta(ge=2)]
     n_repeats: Count
+    one_split_above: Count
+    quadratic_above: Count
     seed: Seed
     base_score: Annotated[float, Meta(ge=-1e6, le=1e6)]
     base_odds: Positive
@@ -205,6 +208,7 @@ class EvaluateParams(Strict, frozen=True):
     bootstrap_samples: Annotated[int, Meta(ge=100)]
     confidence: Share
     importance_repeats: Count
+    exact_rows: Annotated[int, Meta(ge=1_000)]
     reasons: Annotated[int, Meta(ge=0)]
     seed: Seed
 
@@ -348,6 +352,11 @@ def get_data_path(name: str, kind: str = "raw") -> Path:
     if kind not in folders:
         raise ValueError(f"kind: found {kind!r}, expected one of {', '.join(folders)}")
     return folders[kind] / name
+
+
+def table_path(folder: Path, name: str, data: DataParams) -> Path:
+    """Return the path of a table between stages: its name ends in ``data.tables``, csv or parquet."""
+    return folder / f"{name}.{data.tables}"
 
 
 def get_model_path(name: str) -> Path:
