@@ -261,6 +261,7 @@ benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage, verdic
 	$(BIN)/python benchmarks/verdicts.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/drift.py
+	$(BIN)/python benchmarks/duplicates.py
 
 benchmark-serving: $(VENV)/dev.done $(VENV)/serving.done $(MLFLOW).done $(BENTOML).done $(CLEAN) ## Measure the service beside others (needs wrk; ARGS=--quick)
 	@$(BIN)/python benchmarks/serving.py $(ARGS)

@@ -128,7 +128,9 @@ def dirty_applicants(seed: int, folder: Path) -> Applicants:
     params, contract = load_params(ROOT / "params.yaml"), load_contract(ROOT / "data/schema.yaml")
     path = folder / f"german_credit_{seed}.csv"
     write_csv(make_dirty(pd.read_csv(CLEAN_FILE), seed), path)
-    return DataCleaner(contract, params.prepare.duplicate_min_cells).clean(DataLoader(contract).load(path), path.name)
+    prepare = params.prepare
+    cleaner = DataCleaner(contract, prepare.duplicate_min_cells, prepare.duplicate_strict_after)
+    return cleaner.clean(DataLoader(contract).load(path), path.name)
 
 
 def fit_all(way: str, method: str) -> None:

@@ -257,11 +257,14 @@ class DataCleaner:
     contract : Contract
     duplicate_min_cells : int
         Rows in which all cells valid in both agree, at least this many, are one applicant. 0: no merging by agreement.
+    duplicate_strict_after : int, optional
+        Rows after so many also need all highly distinct columns to agree, as `first_occurrences` says.
     """
 
-    def __init__(self, contract: Contract, duplicate_min_cells: int = 12) -> None:
+    def __init__(self, contract: Contract, duplicate_min_cells: int = 12, duplicate_strict_after: int | None = None) -> None:
         self.contract = contract
         self.duplicate_min_cells = duplicate_min_cells
+        self.duplicate_strict_after = duplicate_strict_after
 
     def clean(self, raw: pd.DataFrame, source: str = "table") -> Applicants:
         """Clean a raw table that holds all columns of the contract and the target.
@@ -291,7 +294,8 @@ class DataCleaner:
     ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """Return the features, positions of the first occurrences, and keys of those who are left when duplicates are merged."""
         if given is None:
-            leaders = first_occurrences(np.column_stack([*features, y]), self.duplicate_min_cells)
+            columns = [*features, y.astype(np.float16)]
+            leaders = first_occurrences(columns, self.duplicate_min_cells, strict_after=self.duplicate_strict_after)
         else:
             nameless = np.flatnonzero(given == "")
             given[nameless] = hash_rows(np.column_stack([values[nameless] for values in features]), self.contract)
@@ -540,7 +544,9 @@ class Prepared(NamedTuple):
 def prepare(path: str | Path, contract: Contract, params: PrepareParams) -> Prepared:
     """Load, clean and split a raw table; ``-`` is CSV on standard input. Raises as all three do."""
     source = "standard input" if str(path) == "-" else str(path)
-    cleaned = DataCleaner(contract, params.duplicate_min_cells).clean_batches(DataLoader(contract).batches(path), source)
+    cleaned = DataCleaner(contract, params.duplicate_min_cells, params.duplicate_strict_after).clean_batches(
+        DataLoader(contract).batches(path), source
+    )
     held_out = DataSplitter(params).held_out(cleaned)
     return Prepared(cleaned, held_out, cleaned.report | {"split": split_report(cleaned.target, held_out)})
 

@@ -405,7 +405,13 @@ def test_the_seed_draws_another_split_and_the_size_only_a_larger_one(prepare: Pr
 def test_the_side_of_an_applicant_never_changes() -> None:
     """Another literal here means that every held-out applicant of every team changes sides."""
     params = PrepareParams(
-        duplicate_min_cells=12, split="hash", group_column=None, date_column=None, test_size=0.5, split_seed=42
+        duplicate_min_cells=12,
+        duplicate_strict_after=None,
+        split="hash",
+        group_column=None,
+        date_column=None,
+        test_size=0.5,
+        split_seed=42,
     )
     names = [f"applicant-{i}" for i in range(16)]
     table = pd.DataFrame(index=pd.Index(names, name="applicant_id"))

@@ -126,7 +126,7 @@ def append(raw: Path, batch: Batch, contract: Contract, prepare: PrepareParams) 
     if last.suffix == ".parquet":
         raise DataError(f"{raw}: rows are appended to CSV only; make data.raw a CSV table, or append by hand and `dvc repro`")
     old = DataLoader(contract).load(raw)
-    cleaner = DataCleaner(contract, prepare.duplicate_min_cells)
+    cleaner = DataCleaner(contract, prepare.duplicate_min_cells, prepare.duplicate_strict_after)
     before = len(cleaner.clean(old, str(raw)).table)
     after = cleaner.clean(pd.concat([old, batch.rows], ignore_index=True), f"{raw} and the new rows")
     kept = _first_rows(batch.rows, after, before, contract)
