@@ -292,7 +292,10 @@ class DataCleaner:
     def _merge(
         self, features: list[np.ndarray], y: np.ndarray, given: np.ndarray | None
     ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """Return the features, positions of the first occurrences, and keys of those who are left when duplicates are merged."""
+        """Return the features, positions of the first occurrences, and keys of those who are left when duplicates are merged.
+
+        ``features`` are given up column by column: twice they would be most of the memory.
+        """
         if given is None:
             columns = [*features, y.astype(np.float16)]
             leaders = first_occurrences(columns, self.duplicate_min_cells, strict_after=self.duplicate_strict_after)
@@ -303,20 +306,20 @@ class DataCleaner:
             leaders = np.unique(groups, return_index=True)[1][groups]
         leads = leaders == np.arange(len(leaders))
         first, copies = np.flatnonzero(leads), np.flatnonzero(~leads)
-        if given is None:
-            parts = [row_hashes(np.column_stack([values[rows] for values in features]), self.contract) for rows in _chunks(first)]
-            keys = np.concatenate(parts)
-        else:
-            keys = given[first]
-        # A merged applicant keeps the first occurrence's cells; what is missing there comes from the copies, the earliest first.
-        merged = [values[first] for values in features]
         places = np.searchsorted(first, leaders[copies])
-        for values, own in zip(features, merged, strict=True):
-            for_gaps = copies[~np.isnan(values[copies])], places[~np.isnan(values[copies])]
-            gaps = np.isnan(own[for_gaps[1]])
+        del leaders, leads
+        keys = np.empty(len(first), dtype=np.uint64) if given is None else given[first]
+        for start in range(0, len(first) if given is None else 0, BATCH_ROWS):
+            rows = first[start : start + BATCH_ROWS]
+            keys[start : start + BATCH_ROWS] = row_hashes(np.column_stack([values[rows] for values in features]), self.contract)
+        for i, values in enumerate(features):
+            # A merged applicant keeps the first occurrence's cells; what is missing there comes from the earliest copy that has it.
+            own = values[first]
+            filling = ~np.isnan(values[copies]) & np.isnan(own[places])
             # Of several copies the last that is written stays.
-            own[for_gaps[1][gaps][::-1]] = values[for_gaps[0][gaps][::-1]]
-        return merged, first, keys
+            own[places[filling][::-1]] = values[copies[filling][::-1]]
+            features[i] = own
+        return features, first, keys
 
 
 def _texts(cells: pd.Series, contract: Contract) -> list[str]:
@@ -334,9 +337,10 @@ class _Parsed:
         self._read = 0
         self._status = {name: np.zeros(4, dtype=int) for name in (*contract.features, contract.target.name)}
         self._outcomes: Counter[Any] = Counter()
+        self._features = [_Growing() for _ in contract.features]
+        self._target = _Growing()
         # Column → one part per batch.
-        self._values: dict[str, list[Any]] = {name: [] for name in (*contract.features, *contract.passengers)}
-        self._target: list[np.ndarray] = []
+        self._passengers: dict[str, list[np.ndarray]] = {name: [] for name in contract.passengers}
         self._ids: list[np.ndarray] = []
 
     def add(self, raw: pd.DataFrame, source: str) -> None:
@@ -347,25 +351,26 @@ class _Parsed:
         self._read += len(raw)
         self._status[name] += np.bincount(target.status, minlength=4)
         self._outcomes.update(raw[name].value_counts().to_dict())
-        self._target.append(target.values[keep].astype(np.float16))
-        for name in contract.features:
+        self._target.extend(target.values[keep])
+        for name, column in zip(contract.features, self._features, strict=True):
             cells = self._parsers[name].parse(raw[name])
             self._status[name] += np.bincount(cells.status, minlength=4)
-            self._values[name].append(_smallest(cells.values[keep]))
+            column.extend(cells.values[keep])
         for name in contract.passengers:
             texts = contract.columns[name].kind == "identifier"
             cells = raw.loc[keep, name]
-            self._values[name].append(np.array(_texts(cells, contract)) if texts else self._parsers[name].parse(cells).values)
+            self._passengers[name].append(np.array(_texts(cells, contract)) if texts else self._parsers[name].parse(cells).values)
         if contract.applicant_id is not None:
             self._ids.append(np.array(_texts(raw.loc[keep, contract.applicant_id], contract), dtype=object))
 
     def features(self) -> list[np.ndarray]:
-        """Values per column, each in the smallest float type that holds all of them; what was kept for it is given up."""
-        return [np.concatenate(self._values.pop(name)) for name in self.contract.features]
+        """Values per column, each in the smallest float type that holds all of them; they are given away."""
+        columns, self._features = self._features, []
+        return [column.values() for column in columns]
 
     def target(self, source: str) -> np.ndarray:
         """Outcomes, 1 or 0. Raises DataError unless there are both."""
-        y, target = np.concatenate(self._target), self.contract.target
+        y, target = self._target.values(), self.contract.target
         for value, label in ((1, target.good), (0, target.bad)):
             if not (y == value).any():
                 raise DataError(
@@ -381,7 +386,7 @@ class _Parsed:
         """Identifier, date and weight columns of some rows."""
         table = pd.DataFrame(index=pd.RangeIndex(len(first)))
         for name in self.contract.passengers:
-            kind, cells = self.contract.columns[name].kind, np.concatenate(self._values[name])[first]
+            kind, cells = self.contract.columns[name].kind, np.concatenate(self._passengers[name])[first]
             if kind == "identifier":
                 table[name] = [text or None for text in cells.tolist()]
             elif kind == "date":
@@ -412,6 +417,30 @@ class _Parsed:
         }
 
 
+class _Growing:
+    """A column of unknown length, in the smallest float type that holds all its values exactly.
+
+    Room that is not used yet takes no memory; parts to be joined at the end would take it twice.
+    """
+
+    def __init__(self) -> None:
+        self._room = np.empty(0, dtype=np.float16)
+        self._length = 0
+
+    def extend(self, values: np.ndarray) -> None:
+        part, end = _smallest(values), self._length + len(values)
+        kind = np.promote_types(self._room.dtype, part.dtype)
+        if end > len(self._room) or kind != self._room.dtype:
+            room = np.empty(max(2 * end, len(self._room)), dtype=kind)
+            room[: self._length] = self._room[: self._length]
+            self._room = room
+        self._room[self._length : end] = part
+        self._length = end
+
+    def values(self) -> np.ndarray:
+        return self._room[: self._length]
+
+
 def _smallest(values: np.ndarray) -> np.ndarray:
     """Return values in the smallest float type that holds them exactly."""
     for kind in (np.float16, np.float32):
@@ -420,10 +449,6 @@ def _smallest(values: np.ndarray) -> np.ndarray:
         if ((small == values) | np.isnan(values)).all():
             return small
     return values
-
-
-def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    return (rows[start : start + BATCH_ROWS] for start in range(0, max(1, len(rows)), BATCH_ROWS))
 
 
 def _summary(report: dict[str, Any]) -> Iterator[str]:

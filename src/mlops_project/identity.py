@@ -318,15 +318,18 @@ class Ids:
     """
 
     def __init__(self, keys: np.ndarray) -> None:
-        import pandas as pd
-
         self._keys = keys
-        self._again = np.flatnonzero(pd.Series(keys).duplicated())
+        ordered = np.sort(keys)
+        shared = np.flatnonzero(np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]]))
+        del ordered
         seen: dict[Any, int] = {}
-        self._numbers = []
-        for key in keys[self._again].tolist():
-            seen[key] = seen.get(key, 1) + 1
-            self._numbers.append(seen[key])
+        again, self._numbers = [], []
+        for position, key in zip(shared.tolist(), keys[shared].tolist(), strict=True):
+            seen[key] = seen.get(key, 0) + 1
+            if seen[key] > 1:
+                again.append(position)
+                self._numbers.append(seen[key])
+        self._again = np.array(again, dtype=int)
 
     def __len__(self) -> int:
         return len(self._keys)
