@@ -38,6 +38,8 @@ MAX_COLUMNS = 10_000
 # Rows that are text at a time, and bytes up to which a CSV file is read at once: of few rows categories only cost.
 BATCH_ROWS = 200_000
 SMALL_FILE = 4 << 20
+# Rows whose hashes are made at a time.
+HASHED_ROWS = 10_000
 TABLES = (".csv", ".parquet")
 
 
@@ -297,21 +299,23 @@ class DataCleaner:
         ``features`` are given up column by column: twice they would be most of the memory.
         """
         if given is None:
-            columns = [*features, y.astype(np.float16)]
-            leaders = first_occurrences(columns, self.duplicate_min_cells, strict_after=self.duplicate_strict_after)
+            # Nothing here may hold on to the list: the columns are given up below.
+            leaders = first_occurrences([*features, y], self.duplicate_min_cells, strict_after=self.duplicate_strict_after)
         else:
             nameless = np.flatnonzero(given == "")
             given[nameless] = hash_rows(np.column_stack([values[nameless] for values in features]), self.contract)
             groups, _ = pd.factorize(given)
             leaders = np.unique(groups, return_index=True)[1][groups]
-        leads = leaders == np.arange(len(leaders))
-        first, copies = np.flatnonzero(leads), np.flatnonzero(~leads)
+        copies = np.flatnonzero(leaders != np.arange(len(leaders), dtype=np.int32 if len(leaders) < 2**31 else np.int64))
+        leads = np.ones(len(leaders), dtype=bool)
+        leads[copies] = False
+        first = np.flatnonzero(leads)
         places = np.searchsorted(first, leaders[copies])
         del leaders, leads
         keys = np.empty(len(first), dtype=np.uint64) if given is None else given[first]
-        for start in range(0, len(first) if given is None else 0, BATCH_ROWS):
-            rows = first[start : start + BATCH_ROWS]
-            keys[start : start + BATCH_ROWS] = row_hashes(np.column_stack([values[rows] for values in features]), self.contract)
+        for start in range(0, len(first) if given is None else 0, HASHED_ROWS):
+            rows = first[start : start + HASHED_ROWS]
+            keys[start : start + HASHED_ROWS] = row_hashes(np.column_stack([values[rows] for values in features]), self.contract)
         for i, values in enumerate(features):
             # A merged applicant keeps the first occurrence's cells; what is missing there comes from the earliest copy that has it.
             own = values[first]
