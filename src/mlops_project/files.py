@@ -204,8 +204,12 @@ def _read_csv(source: str | Path | BinaryIO, name: str, types: dict[str, Any]) -
     return table
 
 
-def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True) -> pd.DataFrame:
+def read_table(
+    path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True, ids: bool = True
+) -> pd.DataFrame:
     """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
+
+    Without ``ids`` rows are numbered from 0 on.
 
     ``-`` is CSV on standard input, a stream is CSV, too.
 
@@ -224,8 +228,14 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
         # Only empty cells are missing: a category may be called "none" or "NA".
         as_text = dict.fromkeys([APPLICANT_ID, *text], str)
         if isinstance(path, str | Path) and Path(path).suffix == ".parquet":
-            table = pd.read_parquet(path)
-            table = table.reset_index() if table.index.name == APPLICANT_ID else table
+            if ids:
+                table = pd.read_parquet(path)
+                table = table.reset_index() if table.index.name == APPLICANT_ID else table
+            else:
+                from pyarrow import parquet
+
+                names = [name for name in parquet.read_schema(path).names if name != APPLICANT_ID]
+                return parquet.read_table(path, columns=names).to_pandas(ignore_metadata=True, self_destruct=True)
         else:
             table = _read_csv(sys.stdin.buffer if str(path) == "-" else path, str(name), as_text)
     except ImportError:
@@ -243,5 +253,54 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
     if table.empty:
         raise DataError(f"{name}: holds no rows; expected one or more, as `dvc repro prepare` writes them")
     if APPLICANT_ID in table:
-        return table.set_index(APPLICANT_ID)
+        return table.set_index(APPLICANT_ID) if ids else table.drop(columns=APPLICANT_ID)
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="row"))
+
+
+def read_ids(path: str | Path, batch_rows: int = 100_000) -> Iterator[pd.Index]:
+    """Yield the applicant ids of a table in batches."""
+    import pandas as pd
+
+    if Path(path).suffix == ".parquet":
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_rows, columns=[APPLICANT_ID]):
+                yield pd.Index(batch.column(0).to_pandas(), name=APPLICANT_ID)
+        return
+    with pd.read_csv(
+        path, usecols=[APPLICANT_ID], dtype=str, keep_default_na=False, na_values=[""], chunksize=batch_rows
+    ) as chunks:
+        for chunk in chunks:
+            yield pd.Index(chunk[APPLICANT_ID])
+
+
+class TableWriter:
+    """Appends tables to a CSV or Parquet file that appears when the block ends without an error."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path, self._writer = Path(path), None
+
+    def __enter__(self) -> TableWriter:
+        self._stack = contextlib.ExitStack()
+        self._temporary = self._stack.enter_context(atomic_path(self._path))
+        self._first = True
+        return self
+
+    def write(self, table: pd.DataFrame) -> None:
+        if self._path.suffix == ".parquet":
+            import pyarrow as pa
+            from pyarrow import parquet
+
+            content = pa.Table.from_pandas(table)
+            if self._writer is None:
+                self._writer = self._stack.enter_context(parquet.ParquetWriter(self._temporary, content.schema))
+            self._writer.write_table(content)
+        else:
+            table.to_csv(
+                self._temporary, mode="w" if self._first else "a", header=self._first, lineterminator="\n", encoding="utf-8"
+            )
+        self._first = False
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)
