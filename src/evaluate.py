@@ -16,7 +16,6 @@ from mlops_project.modeling.evaluation import (
     permutation_importance,
     plot_tables,
     prediction_table,
-    random_rows,
     reductions,
     scorecard_tables,
 )
@@ -33,7 +32,7 @@ from mlops_project.schema import load_contract
 logger = logging.getLogger("mlops_project.evaluate")
 
 # Rows that the model is asked for at a time: it holds several views of them.
-BLOCK_ROWS = 100_000
+BLOCK_ROWS = 20_000
 
 
 def main() -> None:
@@ -63,8 +62,7 @@ def main() -> None:
     metrics["conformal"] = conformal_metrics(y, p_good, weights, policy)
     tables = plot_tables(sample, settings, population)
     tables |= scorecard_tables(model)
-    drawn = random_rows(len(X), settings)
-    tables["importance"] = permutation_importance(model, X.iloc[drawn], y[drawn], settings, weights[drawn])
+    tables["importance"] = permutation_importance(model, X, y, settings, weights)
     metrics["fairness"], tables["fairness"] = fairness(population or sample, X, contract, settings)
     metrics["psi"], tables["stability"] = stability(
         Population(development, known_p, known_weights), Population(X, p_good, weights), contract

@@ -37,7 +37,7 @@ WITH_INTERVAL = (
 COUNTS = ("good_approved", "good_refused", "bad_approved", "bad_refused")
 MAX_CURVE_POINTS = 500
 # Rows whose copies are scored in one call for the permutation importance.
-MAX_COPIED_ROWS = 200_000
+MAX_COPIED_ROWS = 50_000
 # Column of the out-of-fold predictions that says which development row each is of, from 0 on, where not all are there.
 ROW = "row"
 
@@ -69,13 +69,6 @@ def average_repeats(out_of_fold: pd.DataFrame, n_rows: int) -> pd.DataFrame:
             " both are of one `dvc repro`, run it anew"
         )
     return out_of_fold.groupby(rows, sort=False)[["y_true", "y_proba"]].mean().dropna()
-
-
-def random_rows(n_rows: int, params: EvaluateParams) -> np.ndarray:
-    """Positions, rising, of ``params.exact_rows`` rows drawn at random; of all if there are no more."""
-    if n_rows <= params.exact_rows:
-        return np.arange(n_rows)
-    return np.sort(np.random.default_rng(params.seed).choice(n_rows, params.exact_rows, replace=False))
 
 
 def reductions(n_rows: int, params: EvaluateParams) -> dict[str, dict[str, int]]:
@@ -235,6 +228,8 @@ def permutation_importance(
     """How much ROC-AUC falls when one column of the held-out rows is shuffled (Breiman 2001).
 
     Works for every model and speaks of the raw columns. The shuffled copies of several columns are scored in one call.
+    Above ``params.exact_rows`` rows each repeat has its own share of so many rows, drawn at random: other rows tell more than
+    other shuffles of the same, and ``std`` then holds both.
 
     Returns
     -------
@@ -242,24 +237,41 @@ def permutation_importance(
         ``feature``, ``importance`` (mean fall) and ``std`` over the repeats, most important first.
     """
     names = model.feature_names_in_
-    weightings = None if weights is None else weights[None]
-    base = ranking_metrics(y, model.predict_proba(X)[:, 1], weightings)["roc_auc"][0]
     rng = np.random.default_rng(params.seed)
-    falls = np.empty((params.importance_repeats, len(names)))
-    at_once = max(1, MAX_COPIED_ROWS // len(X))
-    for repeat in range(params.importance_repeats):
-        for first in range(0, len(names), at_once):
-            shuffled = names[first : first + at_once]
-            copies = pd.concat([X[names]] * len(shuffled), ignore_index=True)
-            for i, name in enumerate(shuffled):
-                rows = slice(i * len(X), (i + 1) * len(X) - 1)
-                copies.loc[rows, name] = rng.permutation(X[name].to_numpy())
-            scores = model.predict_proba(copies)[:, 1].reshape(len(shuffled), len(X))
-            falls[repeat, first : first + at_once] = [
-                base - ranking_metrics(y, p_good, weightings)["roc_auc"][0] for p_good in scores
-            ]
+    parts: list[Any] = [slice(None)]
+    if len(X) > params.exact_rows:
+        parts = np.array_split(rng.choice(len(X), params.exact_rows, replace=False), params.importance_repeats)
+    found = []
+    for part in parts:
+        rows, own = X[names].iloc[part], None if weights is None else weights[part]
+        base = _roc_auc(y[part], model.predict_proba(rows)[:, 1], own)
+        found += [
+            base - _shuffled(model, rows, y[part], own, rng) for _ in range(params.importance_repeats // len(parts))
+        ]
+    falls = np.array(found)
     table = pd.DataFrame({"feature": names, "importance": falls.mean(axis=0), "std": falls.std(axis=0)})
     return table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
+
+
+def _shuffled(
+    model: RiskModel, X: pd.DataFrame, y: np.ndarray, weights: np.ndarray | None, rng: np.random.Generator
+) -> np.ndarray:
+    """ROC-AUC when each column in turn is shuffled once, shape (n columns,)."""
+    found: list[float] = []
+    at_once = max(1, MAX_COPIED_ROWS // len(X))
+    for first in range(0, X.shape[1], at_once):
+        shuffled = X.columns[first : first + at_once]
+        copies = pd.concat([X] * len(shuffled), ignore_index=True)
+        for i, name in enumerate(shuffled):
+            rows = slice(i * len(X), (i + 1) * len(X) - 1)
+            copies.loc[rows, name] = rng.permutation(X[name].to_numpy())
+        scores = model.predict_proba(copies)[:, 1].reshape(len(shuffled), len(X))
+        found += [_roc_auc(y, p_good, weights) for p_good in scores]
+    return np.array(found)
+
+
+def _roc_auc(y: np.ndarray, p_good: np.ndarray, weights: np.ndarray | None) -> float:
+    return ranking_metrics(y, p_good, None if weights is None else weights[None])["roc_auc"][0]
 
 
 def scorecard_tables(model: RiskModel) -> dict[str, pd.DataFrame]:
