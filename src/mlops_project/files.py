@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import yaml
 
@@ -204,9 +204,7 @@ def _read_csv(source: str | Path | BinaryIO, name: str, types: dict[str, Any]) -
     return table
 
 
-def read_table(
-    path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True, ids: bool = True
-) -> pd.DataFrame:
+def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True, ids: bool = True) -> pd.DataFrame:
     """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
 
     Without ``ids`` rows are numbered from 0 on.
@@ -279,9 +277,10 @@ class TableWriter:
     """Appends tables to a CSV or Parquet file that appears when the block ends without an error."""
 
     def __init__(self, path: str | Path) -> None:
-        self._path, self._writer = Path(path), None
+        self._path = Path(path)
+        self._writer: Any = None
 
-    def __enter__(self) -> TableWriter:
+    def __enter__(self) -> Self:
         self._stack = contextlib.ExitStack()
         self._temporary = self._stack.enter_context(atomic_path(self._path))
         self._first = True
@@ -302,5 +301,5 @@ class TableWriter:
             )
         self._first = False
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)

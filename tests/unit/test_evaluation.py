@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
 from mlops_project.config import EvaluateParams, Params
+from mlops_project.errors import DataError
 from mlops_project.features import FeaturePreprocessor, InvalidDataHandler
 from mlops_project.modeling import bootstrap
 from mlops_project.modeling.evaluation import (
@@ -191,15 +192,17 @@ def test_the_weight_column_of_the_contract_weighs_the_rows() -> None:
     assert CONTRACT.row_weights(table).tolist() == [1, 1]
 
 
-def test_repeats_are_averaged_per_applicant_in_the_order_of_the_rows() -> None:
-    ids = pd.Index(["b", "a", "c", "b", "a", "c"], name="applicant_id")
-    table = pd.DataFrame(
-        {"repeat": [0, 0, 0, 1, 1, 1], "y_true": [1, 0, 1] * 2, "y_proba": [0.8, 0.1, None, 0.6, 0.3, None]}, ids
-    )
-    found = average_repeats(table)
-    assert found.index.tolist() == ["b", "a"]
+def test_repeats_are_averaged_per_row_and_found_by_position() -> None:
+    table = pd.DataFrame({"repeat": [0, 0, 0, 1, 1, 1], "y_true": [1, 0, 1] * 2, "y_proba": [0.8, 0.1, None, 0.6, 0.3, None]})
+    found = average_repeats(table, 3)
+    assert found.index.tolist() == [0, 1]
     assert found["y_true"].tolist() == [1, 0]
     assert found["y_proba"].tolist() == pytest.approx([0.7, 0.2])
+    # One fold of one split: the rows say which they are.
+    assert average_repeats(table.assign(row=[5, 2, 3, 5, 2, 3]), 6).index.tolist() == [5, 2]
+    for wrong, rows in ((table, 4), (table.assign(row=6), 6)):
+        with pytest.raises(DataError, match=f"found 6, expected some for each of {rows} development rows"):
+            average_repeats(wrong, rows)
 
 
 # --- the prior

@@ -76,9 +76,8 @@ def collapse(rows: Scored) -> tuple[Scored, Cells]:
     """
     weights = rows.weightings()[0]
     bins = 2 * equal_mass_bins(rows.p_good, weights, SCORE_BINS) + rows.approved
-    means = bin_means(bins, rows.p_good, weights)
     labels, cells = count_cells(2 * bins + rows.y, rows.weights)
-    return Scored(labels % 2, means[labels // 2], cells.weights, rows.policy), cells
+    return Scored(labels % 2, bin_means(bins, rows.p_good, weights)[labels // 2], cells.weights, rows.policy), cells
 
 
 def bin_means(bins: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:

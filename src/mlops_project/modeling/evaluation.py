@@ -245,9 +245,7 @@ def permutation_importance(
     for part in parts:
         rows, own = X[names].iloc[part], None if weights is None else weights[part]
         base = _roc_auc(y[part], model.predict_proba(rows)[:, 1], own)
-        found += [
-            base - _shuffled(model, rows, y[part], own, rng) for _ in range(params.importance_repeats // len(parts))
-        ]
+        found += [base - _shuffled(model, rows, y[part], own, rng) for _ in range(params.importance_repeats // len(parts))]
     falls = np.array(found)
     table = pd.DataFrame({"feature": names, "importance": falls.mean(axis=0), "std": falls.std(axis=0)})
     return table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)

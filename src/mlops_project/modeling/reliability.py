@@ -44,9 +44,7 @@ def calibration_table(rows: Scored, bins: int = BINS) -> pd.DataFrame:
     """Mean predicted and observed probability of default per bin of equal weight, with Wilson's 95 % interval."""
     weights = rows.weightings()[0]
     _, found = np.unique(equal_mass_bins(rows.p_good, weights, bins), return_inverse=True)
-    mass, squares, bad, default = (
-        np.bincount(found, weights * values) for values in (1, weights, rows.y == 0, 1 - rows.p_good)
-    )
+    mass, squares, bad, default = (np.bincount(found, weights * values) for values in (1, weights, rows.y == 0, 1 - rows.p_good))
     share, predicted, counts = bad / mass, default / mass, np.bincount(found, weights > 0).astype(int)
     n, z2 = mass**2 / squares, 1.96**2  # Kish's effective number of rows
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)

@@ -65,9 +65,7 @@ def stability(before: Population, after: Population, contract: Contract) -> tupl
     found = []
     for name in (None, *contract.features):
         # One column after the other: all parsed ones of millions of rows would fill the memory.
-        old, new = (
-            rows.p_good if name is None else contract.parse(name, rows.X[name]).values for rows in (before, after)
-        )
+        old, new = (rows.p_good if name is None else contract.parse(name, rows.X[name]).values for rows in (before, after))
         if name is not None and contract.columns[name].codes is not None:
             codes = np.concatenate([pd.unique(old), pd.unique(new)])
             edges = np.unique(codes[~np.isnan(codes)])
