@@ -10,7 +10,7 @@ from mlops_project.config import load_params
 from mlops_project.modeling.bootstrap import SCORE_BINS, Cells, bin_means, count_cells, intervals
 from mlops_project.modeling.evaluation import COUNTS
 from mlops_project.modeling.metrics import decision_metrics, expected_cost, ranking_metrics
-from mlops_project.modeling.reliability import equal_mass_bins, expected_calibration_error
+from mlops_project.modeling.reliability import BINS, equal_mass_bins, expected_calibration_error
 from mlops_project.review.revisions import changed_files, flat, stages_to_rerun
 from mlops_project.review.verdict import in_common, judge, numbered
 
@@ -164,7 +164,10 @@ def _count(tables: list[pd.DataFrame], thresholds: list[float], *, paired: bool)
     p_good = [table["y_proba"].to_numpy(dtype=float) for table in tables]
     refused = [1 - p >= threshold for p, threshold in zip(p_good, thresholds, strict=True)]
     if paired:
-        bins = 4 * _pair_bins(*p_good) + 2 * refused[0] + refused[1]
+        bins = _pair_bins(*p_good)
+        # No cell lies on both sides of a threshold, or in two bins of a calibration error.
+        for p, refusal in zip(p_good, refused, strict=True):
+            bins = (2 * bins + refusal) * BINS + equal_mass_bins(p, np.ones(len(p)))
         return _cells(bins, y[0], p_good)
     found = [
         _cells(2 * equal_mass_bins(p, np.ones(len(p)), SCORE_BINS) + refusal, outcome, [p])
