@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Bounds of intervals are no metrics of their own.
 NO_METRIC = ("interval", "low", "high")
 # Pairs of scores are counted in bins of their mean, and in each of these in bins of their difference, which is what varies.
-PAIR_BINS, DIFFERENCE_BINS = 250, 16
+PAIR_BINS, DIFFERENCE_BINS = 500, 16
 
 
 def compare(
