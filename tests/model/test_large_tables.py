@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from mlops_project.config import load_params
 from mlops_project.files import read_table, read_yaml, write_table
 from mlops_project.reporting.card import model_card
 from mlops_project.reporting.results import read_results
@@ -79,4 +78,3 @@ def test_tables_of_many_rows(workdir, new_rows):
     assert json.loads(Path("models/policy.json").read_text(encoding="utf-8"))["sample_default_rate"] == pytest.approx(
         1 - fold["y_true"].mean()
     )
-    assert load_params().data.tables == "parquet"

@@ -17,13 +17,13 @@ from mlops_project.review.verdict import Predictions
 from mlops_project.schema import Column, Contract, Target
 
 THRESHOLD = 1 / 6
-# Two bootstraps of 1000 samples differ by a twentieth of the interval's width or so; this is four times their standard error.
-MONTE_CARLO = 0.13
+# The bounds of two bootstraps of 500 samples differ by chance: this share of the interval's width is four standard errors.
+MONTE_CARLO = 0.17
 
 
 @pytest.fixture
 def settings(params: Params) -> EvaluateParams:
-    return replace(params.evaluate, bootstrap_samples=1000)
+    return replace(params.evaluate, bootstrap_samples=500)
 
 
 def policy(prior: float | None = None) -> Policy:
@@ -59,7 +59,7 @@ def assert_same_bounds(found: dict, expected: dict) -> None:
 
 @pytest.mark.parametrize("given", [{"decimals": 2}, {"weights": True}], ids=["ties", "weights"])
 def test_counts_give_the_intervals_of_the_rows(given: dict, settings: EvaluateParams) -> None:
-    sample = scored(8000, **given)
+    sample = scored(5000, **given)
     target = policy(prior=0.1)
     population = Scored(sample.y, target.correct(sample.p_good), sample.weights, target)
     rows, counts = (evaluate(sample, replace(settings, exact_rows=most), population) for most in (10_000, 1000))
@@ -73,7 +73,7 @@ def test_counts_give_the_intervals_of_the_rows(given: dict, settings: EvaluatePa
 def test_intervals_of_counts_hold_the_truth_as_often_as_they_say(settings: EvaluateParams) -> None:
     """Two normal distributions one deviation apart: ROC-AUC = Φ(1/√2)."""
     truth, held = 0.5 * (1 + math.erf(0.5)), []
-    for seed in range(60):
+    for seed in range(50):
         rng = np.random.default_rng(seed)
         y = (rng.random(1500) < 0.7).astype(int)
         rows = Scored(y, 1 / (1 + np.exp(-(rng.normal(size=1500) + y))), np.ones(1500), policy())
@@ -93,7 +93,7 @@ def test_no_cell_straddles_a_decision_or_a_bin_of_the_calibration_error(weights:
     for name in ("ece", "accuracy", "expected_cost", "approval_rate", "bad_rate_approved", "good_approved", "bad_refused"):
         assert found[name] == pytest.approx(exact[name], abs=1e-9), name
     for name in ("roc_auc", "ks", "brier", "log_loss", "average_precision"):
-        assert found[name] == pytest.approx(exact[name], abs=1e-4), name
+        assert found[name] == pytest.approx(exact[name], abs=1e-3), name
 
 
 def test_draws_have_the_moments_of_drawing_rows() -> None:
@@ -130,18 +130,19 @@ def test_disparity_of_counts_is_that_of_the_rows(prior: float | None, settings: 
     assert_same_bounds(*ends)
 
 
-@pytest.mark.parametrize(("noise", "paired"), [(0.02, True), (0.8, True), (0.3, False)])
+@pytest.mark.parametrize(("noise", "paired"), [(0.05, True), (0.3, False)])
 def test_differences_of_counts_are_those_of_the_rows(
     noise: float, paired: bool, params: Params, settings: EvaluateParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Models that hardly differ have intervals a tenth as wide as others: the counts must not lose what little there is."""
-    base, rng = scored(8000), np.random.default_rng(2)
-    head = 1 / (1 + np.exp(-(1.02 * np.log(base.p_good / (1 - base.p_good)) + noise * rng.normal(size=8000))))
+    base, rng = scored(5000), np.random.default_rng(2)
+    head = 1 / (1 + np.exp(-(1.02 * np.log(base.p_good / (1 - base.p_good)) + noise * rng.normal(size=5000))))
     sides = [
-        Predictions(pd.DataFrame({"y_true": base.y, "y_proba": p_good}, index=np.arange(8000) + first), pd.DataFrame())
-        for p_good, first in ((base.p_good, 0), (head, 0 if paired else 8000))
+        Predictions(pd.DataFrame({"y_true": base.y, "y_proba": p_good}, index=np.arange(5000) + first), pd.DataFrame())
+        for p_good, first in ((base.p_good, 0), (head, 0 if paired else 5000))
     ]
     costs = {"evaluate": {"cost_bad_approved": 5.0, "cost_good_refused": 1.0}}
+    monkeypatch.setattr(comparison, "PAIR_BINS", 100)  # else there were hardly fewer cells than rows
     found = []
     for most in (20_000, 1000):
         given = replace(params, evaluate=replace(settings, exact_rows=most))
