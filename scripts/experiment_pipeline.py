@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlops_project.config import METRICS, PREDICTIONS, PROCESSED, Params, load_params
+from mlops_project.config import METRICS, PARAMS_FILE, PREDICTIONS, PROCESSED, Params, load_params, table_path
 from mlops_project.errors import PipelineError
 from mlops_project.experiments import (
     EXPERIMENTS_FILE,
@@ -169,10 +169,11 @@ class Clone:
         from mlops_project.schema import load_contract
 
         metrics = {name: json.loads((self.folder / METRICS / f"{name}.json").read_bytes()) for name in ("train", "evaluate")}
-        out_of_fold, weight = read_table(self.folder / PREDICTIONS / "out_of_fold.csv"), None
+        data = load_params(self.folder / PARAMS_FILE).data
+        out_of_fold, weight = read_table(self.folder / table_path(PREDICTIONS, "out_of_fold", data)), None
         contract = load_contract(self.folder / self.run.contract_file)
         if contract.weight:
-            X = read_table(self.folder / PROCESSED / "Xtraintest.csv", contract.text_columns)
+            X = read_table(self.folder / table_path(PROCESSED, "Xtraintest", data), contract.text_columns)
             weight = X.assign(weight=contract.row_weights(X))["weight"]
         return Outcome(seconds, Finished(metrics, out_of_fold, fold_scores(out_of_fold, self.run.metric, weight)))
 

@@ -6,6 +6,8 @@ import logging
 if __name__ == "__main__":
     gc.disable()  # a stage is mostly imports, and they make no garbage; run_stage turns it on again
 
+import pandas as pd
+
 from mlops_project.config import BEST_MODEL, METRICS, MODELS, PLOTS, PREDICTIONS, PROCESSED, load_params, table_path
 from mlops_project.files import TableWriter, atomic_path, read_ids, read_table, rounded, write_json, write_table
 from mlops_project.manifest import write_manifest
@@ -33,6 +35,8 @@ logger = logging.getLogger("mlops_project.evaluate")
 
 # Rows that the model is asked for at a time: it holds several views of them.
 BLOCK_ROWS = 20_000
+# Rows that are written at a time, with their ids and words.
+WRITTEN_ROWS = 200_000
 
 
 def main() -> None:
@@ -82,12 +86,12 @@ def main() -> None:
     with atomic_path(MODELS / "policy.json") as temporary:
         temporary.write_text(policy.to_json(), encoding="utf-8", newline="\n")
     write_manifest(MODELS / "policy.json", made_with=[BEST_MODEL])
-    top, done = 0 if few else settings.reasons, 0
+    top, ids = 0 if few else settings.reasons, pd.Index(read_ids(held_out))
     with TableWriter(table_path(PREDICTIONS, "held_out", params.data)) as file:
-        for ids in read_ids(held_out):
-            rows = slice(done, done := done + len(ids))
-            predictions = prediction_table(ids, y[rows], p_good[rows], policy)
-            file.write(predictions.join(reason_table(model.reasons(X.iloc[rows], top), ids, top)) if top else predictions)
+        for start in range(0, len(y), WRITTEN_ROWS):
+            rows = slice(start, start + WRITTEN_ROWS)
+            predictions = prediction_table(ids[rows], y[rows], p_good[rows], policy)
+            file.write(predictions.join(reason_table(model.reasons(X.iloc[rows], top), ids[rows], top)) if top else predictions)
     for old in PLOTS.glob("*.csv"):
         old.unlink()  # of another model, if the stage is run by hand
     for name, table in tables.items():

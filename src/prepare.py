@@ -13,7 +13,8 @@ from mlops_project.schema import load_contract
 
 def main() -> None:
     params = load_params()
-    save_prepared(prepare(params.data.raw, load_contract(params.data.contract), params.prepare))
+    prepared = prepare(params.data.raw, load_contract(params.data.contract), params.prepare)
+    save_prepared(prepared, tables=params.data.tables)
 
 
 if __name__ == "__main__":

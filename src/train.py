@@ -5,8 +5,8 @@ import gc
 if __name__ == "__main__":
     gc.disable()  # a stage is mostly imports, and they make no garbage; run_stage turns it on again
 
-from mlops_project.config import MODELS, PROCESSED, fold_groups, load_params
-from mlops_project.files import read_table
+from mlops_project.config import MODELS, PROCESSED, fold_groups, load_params, table_path
+from mlops_project.files import read_outcomes, read_table
 from mlops_project.modeling.train import save_training, train
 from mlops_project.preprocessing import load_preprocessor
 from mlops_project.runtime import run_stage
@@ -16,10 +16,11 @@ from mlops_project.schema import load_contract
 def main() -> None:
     params = load_params()
     contract = load_contract(params.data.contract)
-    X = read_table(PROCESSED / "Xtraintest.csv", contract.text_columns)
-    y = read_table(PROCESSED / "ytraintest.csv").loc[X.index, contract.target.name]
+    X = read_table(table_path(PROCESSED, "Xtraintest", params.data), contract.text_columns)
+    y = read_outcomes(table_path(PROCESSED, "ytraintest", params.data), X, contract.target.name)
     preprocessor = load_preprocessor(MODELS / "preprocessor.joblib")
-    save_training(train(X, y, preprocessor, contract, params.train, params.models, fold_groups(params.prepare)))
+    result = train(X, y, preprocessor, contract, params.train, params.models, fold_groups(params.prepare))
+    save_training(result, params.data)
 
 
 if __name__ == "__main__":

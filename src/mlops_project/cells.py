@@ -20,6 +20,9 @@ VALID, MISSING, TOKEN, INVALID = range(4)
 # What stands for a missing value in any table, whatever the contract says.
 EMPTY = ("", "nan", "<na>", "nat", "none")
 
+# Texts of one column that are remembered at most, and so many more as a batch holds.
+REMEMBERED = 1 << 17
+
 # Plain decimal notation only: float() would also take "1_000", "inf" and other scripts' digits.
 # No digit fits two places of the pattern: else a long cell of digits would be tried in all ways to part it.
 _NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
@@ -72,6 +75,7 @@ class CellParser:
         self.decimal = decimal
         self.tokens = {token.strip().casefold() for token in missing_tokens}
         # Tokens such as -999 are missing in a column of numbers too.
+        self._known: dict[str, tuple[float, int]] = {}
         self.missing_numbers = {float(token) for token in self.tokens if _NUMBER.fullmatch(token)}
 
     def parse(self, cells: pd.Series) -> Cells:
@@ -79,6 +83,11 @@ class CellParser:
         import pandas as pd
         from pandas.api.types import infer_dtype, is_bool_dtype, is_numeric_dtype
 
+        if isinstance(cells.dtype, pd.CategoricalDtype):
+            parsed = self._parse_distinct(cells.cat.categories)
+            # The last one is for the code -1: missing.
+            values, status = np.append(parsed.values, math.nan), np.append(parsed.status, np.uint8(MISSING))
+            return Cells(values[cells.cat.codes], status[cells.cat.codes])
         plain_numbers = is_numeric_dtype(cells.dtype) and not is_bool_dtype(cells.dtype)
         if plain_numbers and self.text_codes is None and not self.date:
             return self.parse_numbers(cells.to_numpy(dtype=float, na_value=np.nan))
@@ -92,6 +101,22 @@ class CellParser:
         parsed = [self.parse_cell(text) for text in texts] + [(math.nan, MISSING)]
         values, status = zip(*parsed, strict=True)
         return Cells(np.array(values, dtype=float)[positions], np.array(status, dtype=np.uint8)[positions])
+
+    def _parse_distinct(self, categories: pd.Index) -> Cells:
+        """Parse the distinct cells of a batch; texts are remembered for the batches that come after it."""
+        import pandas as pd
+
+        texts = categories.tolist()
+        if not all(type(text) is str for text in texts):
+            return self.parse(pd.Series(categories))
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
+        known = self._known
+        for text in texts:
+            if text not in known:
+                known[text] = self.parse_cell(text)
+        found = [known[text] for text in texts]
+        return Cells(np.array([value for value, _ in found], dtype=float), np.array([kind for _, kind in found], dtype=np.uint8))
 
     def parse_numbers(self, values: np.ndarray) -> Cells:
         """Parse cells of shape (n,) that are numbers already, NaN where missing; not for text codes and dates."""

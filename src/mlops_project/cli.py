@@ -175,16 +175,16 @@ def tune(argv: list[str] | None = None) -> int:
 
         import pandas as pd
 
-        from mlops_project.config import PARAMS_FILE, PROCESSED, TUNING, load_params
-        from mlops_project.files import atomic_path, read_table, write_table
+        from mlops_project.config import PARAMS_FILE, PROCESSED, TUNING, load_params, table_path
+        from mlops_project.files import atomic_path, read_outcomes, read_table, write_table
         from mlops_project.preprocessing import build_preprocessor, shown_contract
         from mlops_project.schema import load_contract
         from mlops_project.tuning import tune, write_values
 
         params = load_params()
         contract = load_contract(params.data.contract)
-        X = read_table(PROCESSED / "Xtraintest.csv", contract.text_columns)
-        y = read_table(PROCESSED / "ytraintest.csv").loc[X.index, contract.target.name]
+        X = read_table(table_path(PROCESSED, "Xtraintest", params.data), contract.text_columns)
+        y = read_outcomes(table_path(PROCESSED, "ytraintest", params.data), X, contract.target.name)
         preprocessor = build_preprocessor(shown_contract(contract, params.featurize), params.featurize)
         report, trials = tune(X, y, preprocessor, contract, params, TUNING, name=args.model, n_trials=args.trials)
         model, values = report["model"], report["values"]
@@ -316,10 +316,10 @@ def prepare_data(argv: list[str] | None = None) -> int:
         prepared = prepare(args.input or params.data.raw, load_contract(params.data.contract), params.prepare)
         folder = Path(args.output_dir or PROCESSED)
         if args.save:
-            save_prepared(prepared, folder)
+            save_prepared(prepared, folder, params.data.tables)
         if args.combined:
-            applicants = prepared.applicants
-            write_table(applicants.table.join(applicants.target), folder / "combined.csv" if args.save else "-")
+            X, y = prepared.cleaned.rows()
+            write_table(X.join(y), folder / "combined.csv" if args.save else "-")
         _tell(f"{folder}: written" if args.save else "nothing written (--save writes)")
         _tell_replaced()
 
@@ -355,14 +355,14 @@ def prepare_features(argv: list[str] | None = None) -> int:
         params = load_params()
         contract = load_contract(params.data.contract)
         columns = shown_contract(contract, params.featurize).features
-        X = _table(args.train or PROCESSED / "Xtraintest.csv", contract, columns)
+        X = _table(args.train or table_path(PROCESSED, "Xtraintest", params.data), contract, columns)
         further = _table(args.test, contract, columns) if args.test else None
         preprocessor = fit_preprocessor(X, contract, params.featurize)
         if args.save_preprocessor:
             dump(preprocessor, MODELS / "preprocessor.joblib")
-        write_table(feature_table(preprocessor, X), args.output_train or FEATURES / "Xtraintest.csv")
+        write_table(feature_table(preprocessor, X), args.output_train or table_path(FEATURES, "Xtraintest", params.data))
         if further is not None:
-            write_table(feature_table(preprocessor, further), args.output_test or FEATURES / "Xtest.csv")
+            write_table(feature_table(preprocessor, further), args.output_test or table_path(FEATURES, "Xtest", params.data))
         _tell_replaced()
 
     return _run(_features, verbose=args.verbose, log_level=logging.INFO)
@@ -418,7 +418,8 @@ def train(argv: list[str] | None = None) -> int:
         params = with_training(params, args.model, imbalance)
         contract = load_contract(params.data.contract)
         preprocessor = load_preprocessor(args.preprocessor or MODELS / "preprocessor.joblib", trust_file=args.trust_file)
-        X_file, y_file = args.X_train or PROCESSED / "Xtraintest.csv", args.y_train or PROCESSED / "ytraintest.csv"
+        X_file = args.X_train or table_path(PROCESSED, "Xtraintest", params.data)
+        y_file = args.y_train or table_path(PROCESSED, "ytraintest", params.data)
         X, y = _rows(X_file, y_file, contract, value_columns(preprocessor).contract.features)
         settings = X, y, preprocessor, contract, params.train, params.models, fold_groups(params.prepare)
         output = Path(args.output or BEST_MODEL)
@@ -429,7 +430,7 @@ def train(argv: list[str] | None = None) -> int:
             if result:
                 training.save_results(result)
         elif result:
-            training.save_training(result)
+            training.save_training(result, params.data)
         else:
             dump(model, output)
         if result:
@@ -521,14 +522,16 @@ def predict(argv: list[str] | None = None) -> int:
     _check_files(parser, args, "model X-test y-test", "output")
 
     def _predict() -> None:
-        from mlops_project.config import PROCESSED
+        from mlops_project.config import PROCESSED, load_params, table_path
         from mlops_project.files import write_table
         from mlops_project.modeling import predict as predicting
         from mlops_project.modeling.model import load_model
 
         model = load_model(args.model, trust_file=args.trust_file)
-        y_file = args.y_test or (None if args.X_test else PROCESSED / "ytest.csv")
-        X_file = args.X_test or PROCESSED / "Xtest.csv"
+        X_file, y_file = args.X_test, args.y_test
+        if not X_file:
+            data = load_params().data
+            X_file, y_file = table_path(PROCESSED, "Xtest", data), y_file or table_path(PROCESSED, "ytest", data)
         outputs = [*([predicting.PREDICTED] if args.save else []), *([args.output] if args.output else [])]
         names = ["standard output" if output == "-" else output for output in outputs]
         written = f"{', '.join(names)} written" if names else "nothing written (--save and --output write)"

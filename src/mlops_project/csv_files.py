@@ -6,8 +6,9 @@ import contextlib
 import csv
 import io
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 import pandas as pd
 
 from mlops_project.errors import DataError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DELIMITERS = ",;\t|"
+BLOCK = 1 << 20
 
 
 def sniff(path: Path, source: str, known: Collection[str] | None) -> tuple[list[str], str]:
@@ -40,7 +42,7 @@ def sniff(path: Path, source: str, known: Collection[str] | None) -> tuple[list[
         if not head.strip():
             raise DataError(f"{source}: is empty; expected a CSV file with a header line")
         binary = head[:2] in (b"\xff\xfe", b"\xfe\xff")
-        binary = binary or any(b"\0" in part for part in itertools.chain([head], iter(lambda: stream.read(1 << 20), b"")))
+        binary = binary or any(b"\0" in part for part in itertools.chain([head], iter(lambda: stream.read(BLOCK), b"")))
     if binary:
         raise DataError(f"{source}: is binary or UTF-16; expected CSV text in UTF-8 (or a file that ends in .parquet)")
     best: tuple[int, list[str], str] = (-1, [], ",")
@@ -68,30 +70,55 @@ def read_columns(path: Path, source: str, header: list[str], delimiter: str, wan
     DataError
         If there is no row, a row is longer or shorter than the header, or the file cannot be read.
     """
+    _need_rows(path, source, delimiter)
     with readable(source):
-        if check_rows(path, source, delimiter) == 0:
-            raise DataError(f"{source}: holds a header and no rows; expected at least one applicant")
-        # The header was read and checked; plain positions keep pandas from renaming or guessing anything.
-        table = pd.read_csv(
-            path,
-            sep=delimiter,
-            header=None,
-            names=range(len(header)),
-            usecols=wanted,
-            skiprows=1,
-            dtype=str,
-            keep_default_na=False,
-            na_values=[],
-            encoding="utf-8-sig",
-        )
+        return _named(pd.read_csv(path, dtype=str, **_plain(header, delimiter, wanted)), header, wanted)
+
+
+def read_batches(
+    path: Path, source: str, header: list[str], delimiter: str, wanted: list[int], rows: int
+) -> Iterator[pd.DataFrame]:
+    """Read as `read_columns`, some rows at a time, as categories: each distinct text of a batch stands there once."""
+    _need_rows(path, source, delimiter)
+    with (
+        readable(source),
+        pd.read_csv(path, dtype="category", chunksize=rows, **_plain(header, delimiter, wanted)) as batches,
+    ):
+        for batch in batches:
+            yield _named(batch, header, wanted)
+
+
+def _need_rows(path: Path, source: str, delimiter: str) -> None:
+    if check_rows(path, source, delimiter) == 0:
+        raise DataError(f"{source}: holds a header and no rows; expected at least one applicant")
+
+
+def _plain(header: list[str], delimiter: str, wanted: list[int]) -> dict[str, Any]:
+    """Options for pandas: the header was read and checked; plain positions keep pandas from renaming or guessing anything."""
+    return {
+        "sep": delimiter,
+        "header": None,
+        "names": range(len(header)),
+        "usecols": wanted,
+        "skiprows": 1,
+        "keep_default_na": False,
+        "na_values": [],
+        "encoding": "utf-8-sig",
+        "low_memory": False,  # else it reads in parts of its own, and joins their categories
+    }
+
+
+def _named(table: pd.DataFrame, header: list[str], wanted: list[int]) -> pd.DataFrame:
     return table[wanted].set_axis([header[i] for i in wanted], axis=1)
 
 
 def check_rows(file: str | Path | io.BytesIO, source: str, delimiter: str = ",") -> int:
     """Count the rows, and raise DataError if one has another length than the header: pandas would fill or shift it in silence."""
+    with readable(source), _opened(file) as stream:
+        if (found := _plain_rows(stream, delimiter)) is not None:
+            return found
     count = 0
-    # A copy: closing the text closes what is below it.
-    with readable(source), io.BytesIO(file.getvalue()) if isinstance(file, io.BytesIO) else open(file, "rb") as content:
+    with readable(source), _opened(file) as content:
         reader = csv.reader(io.TextIOWrapper(content, newline="", encoding="utf-8-sig"), delimiter=delimiter)
         width = len(next(filter(None, reader)))
         start = reader.line_num + 1
@@ -106,6 +133,48 @@ def check_rows(file: str | Path | io.BytesIO, source: str, delimiter: str = ",")
             count += bool(row)
             start = reader.line_num + 1
     return count
+
+
+def _opened(file: str | Path | io.BytesIO) -> BinaryIO:
+    # A copy: closing the text closes what is below it.
+    return io.BytesIO(file.getvalue()) if isinstance(file, io.BytesIO) else open(file, "rb")
+
+
+def _plain_rows(stream: BinaryIO, delimiter: str) -> int | None:
+    """Count the rows of a file in which every line has as many cells as the first; None where only a parser can tell.
+
+    A seventh of the time that a parser takes. Quotes, blank lines, lone carriage returns and whatever is wrong are for it.
+    """
+    width, rows, rest = 0, 0, b""
+    while block := stream.read(BLOCK):
+        text = rest + block
+        end = text.rfind(b"\n") + 1
+        text, rest = text[:end], text[end:]
+        found = _delimiters(text, delimiter)
+        if found is None:
+            return None
+        if len(found):
+            width = width or int(found[0])
+            if not width or (found != width).any():
+                return None
+            rows += len(found)
+    if rest:
+        found = _delimiters(rest + b"\n", delimiter)
+        if found is None or not width or found.tolist() != [width]:
+            return None
+        rows += 1
+    return rows - 1 if width else None
+
+
+def _delimiters(text: bytes, delimiter: str) -> np.ndarray | None:
+    """Delimiters per line; None if there are quotes, carriage returns that end a line alone, or lines longer than a cell may be."""
+    if b'"' in text or text.count(b"\r") != text.count(b"\r\n"):
+        return None
+    cells = np.frombuffer(text, dtype=np.uint8)
+    ends = np.flatnonzero(cells == ord("\n"))
+    if np.diff(ends, prepend=-1).max(initial=0) > csv.field_size_limit():
+        return None
+    return np.diff(np.searchsorted(np.flatnonzero(cells == ord(delimiter)), ends), prepend=0)
 
 
 @contextlib.contextmanager

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
 import shutil
 import sys
 import tempfile
+from collections import Counter
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,12 +22,12 @@ from mlops_project import csv_files
 from mlops_project.cells import INVALID, MISSING, TOKEN, VALID, identifier_status
 from mlops_project.config import METRICS, PROCESSED, load_params
 from mlops_project.errors import DataError
-from mlops_project.files import APPLICANT_ID, write_json, write_table
-from mlops_project.identity import first_occurrences, hash_rows, unique_ids
+from mlops_project.files import APPLICANT_ID, NEEDS_PYARROW, TableWriter, write_json
+from mlops_project.identity import Ids, first_occurrences, hash_rows, row_hashes
 from mlops_project.schema import load_contract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from mlops_project.config import PrepareParams
     from mlops_project.schema import Contract
@@ -31,13 +35,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_COLUMNS = 10_000
+# Rows that are text at a time, and bytes up to which a CSV file is read at once: of few rows categories only cost.
+BATCH_ROWS = 200_000
+SMALL_FILE = 4 << 20
+TABLES = (".csv", ".parquet")
 
 
 class DataLoader:
     """Reads a credit table as text, cell by cell as it stands in the file.
 
     CSV in UTF-8 with or without a byte order mark, any line ending, quoted cells, and comma, semicolon, tab or bar as
-    delimiter (found from the header); or Parquet. Columns may come in any order, further columns are ignored.
+    delimiter (found from the header); or Parquet; or a folder of such files, all of one kind, which are one table in the order
+    of their paths. Columns may come in any order, further columns are ignored.
 
     Parameters
     ----------
@@ -49,12 +58,12 @@ class DataLoader:
         self.contract = contract
 
     def load(self, path: str | Path, *, target: bool = True) -> pd.DataFrame:
-        """Read the contract's columns of a file, or all of them where there is no contract.
+        """Read the contract's columns of a table, or all of them where there is no contract.
 
         Parameters
         ----------
         path : str or Path
-            A ``.csv`` or ``.parquet`` file, or ``-`` for CSV on standard input.
+            A ``.csv`` or ``.parquet`` file, a folder of them, or ``-`` for CSV on standard input.
         target : bool
             Whether the target column must be there.
 
@@ -68,43 +77,75 @@ class DataLoader:
         DataError
             If the file is absent, empty, not a table, or lacks or doubles a column of the contract.
         """
-        names = None
-        if self.contract is not None:
-            names = [*self.contract.columns, *([self.contract.target.name] if target else [])]
+        names = self._names(target=target)
         if str(path) == "-":
             with tempfile.NamedTemporaryFile(suffix=".csv") as copy:
                 shutil.copyfileobj(sys.stdin.buffer, copy)
                 copy.flush()
                 return self._load_csv(Path(copy.name), names, "standard input")
-        path = Path(path)
-        if not path.exists():
-            raise DataError(f"{path}: no such file; put the raw table there, `dvc pull` it, or change data.raw in params.yaml")
-        if not path.is_file():
-            raise DataError(f"{path}: is a folder; expected one CSV or Parquet file")
-        if path.suffix == ".parquet":
-            return self._load_parquet(path, names)
-        return self._load_csv(path, names, str(path))
+        files = table_files(Path(path))
+        tables = [self._load_parquet(f, names) if f.suffix == ".parquet" else self._load_csv(f, names, str(f)) for f in files]
+        return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+    def batches(self, path: str | Path) -> Iterator[pd.DataFrame]:
+        """Read as `load`, some rows at a time; text columns are categories, so that each distinct text stands there once.
+
+        A small file, and standard input, is one batch of plain text.
+        """
+        if str(path) == "-":
+            yield self.load(path)
+            return
+        names = self._names(target=True)
+        for file in table_files(Path(path)):
+            if file.suffix == ".parquet":
+                yield from self._parquet_batches(file, names)
+            elif file.stat().st_size < SMALL_FILE:
+                yield self._load_csv(file, names, str(file))
+            else:
+                header, delimiter, wanted = self._look(file, names, str(file))
+                yield from csv_files.read_batches(file, str(file), header, delimiter, wanted, BATCH_ROWS)
+
+    def _names(self, *, target: bool) -> list[str] | None:
+        if self.contract is None:
+            return None
+        return [*self.contract.columns, *([self.contract.target.name] if target else [])]
 
     def _load_parquet(self, path: Path, names: list[str] | None) -> pd.DataFrame:
-        try:
+        with _parquet(path):
             table = pd.read_parquet(path)
-        except ImportError:
-            raise DataError(f"{path}: reading Parquet needs pyarrow; run `uv pip install -e '.[parquet]'`") from None
-        except Exception as error:  # pyarrow has its own zoo of exceptions
-            raise DataError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from error
         if self.contract is None or names is None:
             return table
         self.contract.require(table.columns, names, str(path))
         return table[names]
 
+    def _parquet_batches(self, path: Path, names: list[str] | None) -> Iterator[pd.DataFrame]:
+        with _parquet(path):
+            from pyarrow import types
+            from pyarrow.parquet import ParquetFile
+
+            schema = ParquetFile(path).schema_arrow
+            text = [field.name for field in schema if types.is_string(field.type) or types.is_large_string(field.type)]
+        if self.contract is not None and names is not None:
+            self.contract.require(schema.names, names, str(path))
+        with _parquet(path), ParquetFile(path, read_dictionary=text) as file:
+            if not file.metadata.num_rows:
+                raise DataError(f"{path}: holds no rows; expected at least one applicant")
+            for batch in file.iter_batches(BATCH_ROWS, columns=names):
+                table = batch.to_pandas()
+                yield table if names is None else table[names]
+
     def _load_csv(self, path: Path, names: list[str] | None, source: str) -> pd.DataFrame:
-        known = {*self.contract.columns, self.contract.target.name} if self.contract else None
-        header, delimiter = csv_files.sniff(path, source, known)
-        self._check_header(header, names, source)
-        wanted = list(range(len(header))) if names is None else [header.index(name) for name in names]
+        header, delimiter, wanted = self._look(path, names, source)
         table = csv_files.read_columns(path, source, header, delimiter, wanted)
         logger.info("%s: read %d rows, %d of %d columns", source, len(table), len(wanted), len(header))
         return table
+
+    def _look(self, path: Path, names: list[str] | None, source: str) -> tuple[list[str], str, list[int]]:
+        """Return the header of a CSV file, its delimiter, and the positions of the columns to read."""
+        known = {*self.contract.columns, self.contract.target.name} if self.contract else None
+        header, delimiter = csv_files.sniff(path, source, known)
+        self._check_header(header, names, source)
+        return header, delimiter, list(range(len(header))) if names is None else [header.index(name) for name in names]
 
     def _check_header(self, header: list[str], names: list[str] | None, source: str) -> None:
         if len(header) > MAX_COLUMNS:
@@ -127,6 +168,37 @@ class DataLoader:
             )
 
 
+def table_files(path: Path) -> list[Path]:
+    """Return the files of a table: the file itself, or all CSV or all Parquet files below a folder, in the order of their paths.
+
+    Raises
+    ------
+    DataError
+        If there is nothing, or a folder holds no table, or tables of both kinds.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file; put the raw table there, `dvc pull` it, or change data.raw in params.yaml")
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix in TABLES and not file.name.startswith((".", "_")))
+    if len(kinds := {file.suffix for file in files}) != 1:
+        found = "both CSV and Parquet files" if kinds else "neither CSV nor Parquet files"
+        raise DataError(f"{path}: is a folder that holds {found}; expected one table in files of one kind")
+    return files
+
+
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ImportError:
+        raise DataError(f"{path}: {NEEDS_PYARROW}") from None
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow has its own zoo of exceptions
+        raise DataError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from error
+
+
 class Applicants(NamedTuple):
     """Cleaned applicants, one row each, in the order of the raw file.
 
@@ -138,6 +210,43 @@ class Applicants(NamedTuple):
     target: pd.Series
     split_key: list[str]
     report: dict[str, Any]
+
+
+class Cleaned(NamedTuple):
+    """The same in little memory: what `Applicants` are made of when they are asked for, some rows at a time.
+
+    Attributes
+    ----------
+    contract : Contract
+    features : list of ndarray of shape (n applicants,)
+        Parsed values, NaN where missing, each column in the smallest float type that holds all its values exactly.
+    passengers : DataFrame of shape (n applicants, n passengers)
+    target : ndarray of uint8, shape (n applicants,)
+    ids : Ids
+    report : dict
+    """
+
+    contract: Contract
+    features: list[np.ndarray]
+    passengers: pd.DataFrame
+    target: np.ndarray
+    ids: Ids
+    report: dict[str, Any]
+
+    def rows(self, start: int = 0, stop: int | None = None, *, single: bool = False) -> tuple[pd.DataFrame, pd.Series]:
+        """Return table and target of some applicants; ``single``: numbers in single precision where that is exact."""
+        contract, columns = self.contract, {}
+        for name, values in zip(contract.features, self.features, strict=True):
+            kind = np.float32 if single and values.dtype != np.float64 else np.float64
+            columns[name] = contract.labels(name, values[start:stop].astype(kind))
+        index = pd.Index(self.ids.texts(start, stop), name=APPLICANT_ID)
+        table = pd.DataFrame(columns, index=index)
+        for name in self.passengers:
+            table[name] = self.passengers[name].iloc[start:stop].array
+        return table, pd.Series(self.target[start:stop].astype(int), index=index, name=contract.target.name)
+
+    def applicants(self) -> Applicants:
+        return Applicants(*self.rows(), self.ids.keys(), self.report)
 
 
 class DataCleaner:
@@ -162,65 +271,51 @@ class DataCleaner:
         DataError
             If no row, or only one class, has a valid target.
         """
-        contract = self.contract
-        cells = contract.parse_features(raw, source)
-        target = contract.parse(contract.target.name, raw[contract.target.name])
-        columns = {name: _cell_counts(cells.status[:, i]) for i, name in enumerate(contract.features)}
-        keep = target.status == VALID
-        for value, label in ((1.0, contract.target.good), (0.0, contract.target.bad)):
-            if not (target.values == value).any():
-                raise DataError(
-                    f"{source}: no row has {contract.target.name} = {label!r}, so there is nothing to tell apart;"
-                    f" found {raw[contract.target.name].value_counts().head(3).to_dict()}; check target in the contract"
-                )
-        values, y, kept = cells.values[keep], target.values[keep], raw.loc[keep].reset_index(drop=True)
+        return self.clean_batches([raw], source).applicants()
 
-        ids = self._given_ids(kept)
-        hashes = hash_rows(values, contract)
-        if ids is None:
-            leaders = first_occurrences(np.column_stack([values, y]), self.duplicate_min_cells)
-            keys = hashes
-        else:
-            keys = [given or row_hash for given, row_hash in zip(ids, hashes, strict=True)]
-            leaders = pd.Series(range(len(keys))).groupby(keys).transform("first").to_numpy()
-        first = np.unique(leaders)
-        # A merged applicant keeps the first occurrence's cells; what is missing there comes from the copies.
-        merged = pd.DataFrame(values).groupby(leaders).first().to_numpy()
-        table = pd.DataFrame({name: contract.labels(name, merged[:, i]) for i, name in enumerate(contract.features)})
-        for name in contract.passengers:
-            if contract.columns[name].kind == "identifier":
-                table[name] = [text or None for text in _texts(kept[name].iloc[first], contract)]
-                continue
-            parsed = contract.parse(name, kept[name]).values[first]
-            if contract.columns[name].kind == "date":
-                table[name] = pd.to_datetime(pd.Series(parsed), unit="D").dt.strftime("%Y-%m-%d").to_numpy()
-                continue
-            if absent := int(np.isnan(parsed).sum()):
-                raise DataError(
-                    f"{source}: the weight column {name!r} holds no number above 0 in {absent} row(s); fill it or drop the rows"
-                )
-            table[name] = parsed
-        split_key = [keys[i] for i in first]
-        table.index = pd.Index(unique_ids(split_key), name=APPLICANT_ID)
-        report = {
-            "rows": {
-                "read": len(raw),
-                "dropped_target_missing": int((target.status == MISSING).sum()),
-                "dropped_target_invalid": int(np.isin(target.status, (TOKEN, INVALID)).sum()),
-                "duplicates_merged": len(kept) - len(first),
-                "applicants": len(first),
-            },
-            "columns": columns,
-        }
+    def clean_batches(self, batches: Iterable[pd.DataFrame], source: str = "table") -> Cleaned:
+        """Clean a raw table that comes some rows at a time. Raises as `clean`."""
+        contract = self.contract
+        found = _Parsed(contract)
+        for raw in batches:
+            found.add(raw, source)
+        features, y = found.features(), found.target(source)
+        merged, first, keys = self._merge(features, y, found.given_ids())
+        report = found.report(len(first))
         for line in _summary(report):
             logger.info("%s: %s", source, line)
-        outcome = pd.Series(y[first].astype(int), index=table.index, name=contract.target.name)
-        return Applicants(table, outcome, split_key, report)
+        return Cleaned(contract, merged, found.passengers(first, source), y[first].astype(np.uint8), Ids(keys), report)
 
-    def _given_ids(self, kept: pd.DataFrame) -> list[str] | None:
-        if self.contract.applicant_id is None:
-            return None
-        return _texts(kept[self.contract.applicant_id], self.contract)
+    def _merge(
+        self, features: list[np.ndarray], y: np.ndarray, given: np.ndarray | None
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Return the features, positions of the first occurrences, and keys of those who are left when duplicates are merged."""
+        if given is None:
+            leaders = first_occurrences(np.column_stack([*features, y]), self.duplicate_min_cells)
+        else:
+            nameless = np.flatnonzero(given == "")  # noqa: PLC1901 - elementwise
+            given[nameless] = hash_rows(np.column_stack([values[nameless] for values in features]), self.contract)
+            groups, _ = pd.factorize(given)
+            leaders = np.unique(groups, return_index=True)[1][groups]
+        leads = leaders == np.arange(len(leaders))
+        first, copies = np.flatnonzero(leads), np.flatnonzero(~leads)
+        if given is None:
+            parts = [
+                row_hashes(np.column_stack([values[rows] for values in features]), self.contract)
+                for rows in _chunks(first)
+            ]
+            keys = np.concatenate(parts)
+        else:
+            keys = given[first]
+        # A merged applicant keeps the first occurrence's cells; what is missing there comes from the copies, the earliest first.
+        merged = [values[first] for values in features]
+        places = np.searchsorted(first, leaders[copies])
+        for values, own in zip(features, merged, strict=True):
+            for_gaps = copies[~np.isnan(values[copies])], places[~np.isnan(values[copies])]
+            gaps = np.isnan(own[for_gaps[1]])
+            # Of several copies the last that is written stays.
+            own[for_gaps[1][gaps][::-1]] = values[for_gaps[0][gaps][::-1]]
+        return merged, first, keys
 
 
 def _texts(cells: pd.Series, contract: Contract) -> list[str]:
@@ -229,9 +324,105 @@ def _texts(cells: pd.Series, contract: Contract) -> list[str]:
     return [str(cell).strip() if ok else "" for cell, ok in zip(cells, valid, strict=True)]
 
 
-def _cell_counts(status: np.ndarray) -> dict[str, int]:
-    counts = np.bincount(status, minlength=4)
-    return {"missing": int(counts[MISSING]), "tokens": int(counts[TOKEN]), "out_of_contract": int(counts[INVALID])}
+class _Parsed:
+    """Rows with a valid outcome, parsed batch by batch, and what was met in all rows."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+        self._parsers = {name: contract.parser(name) for name in (*contract.features, *contract.passengers, contract.target.name)}
+        self._read = 0
+        self._status = {name: np.zeros(4, dtype=int) for name in (*contract.features, contract.target.name)}
+        self._outcomes: Counter[Any] = Counter()
+        # Column → one part per batch.
+        self._values: dict[str, list[Any]] = {name: [] for name in (*contract.features, *contract.passengers)}
+        self._target: list[np.ndarray] = []
+        self._ids: list[np.ndarray] = []
+
+    def add(self, raw: pd.DataFrame, source: str) -> None:
+        contract, name = self.contract, self.contract.target.name
+        contract.require(raw.columns, contract.features, source)
+        target = self._parsers[name].parse(raw[name])
+        keep = target.status == VALID
+        self._read += len(raw)
+        self._status[name] += np.bincount(target.status, minlength=4)
+        self._outcomes.update(raw[name].value_counts().to_dict())
+        self._target.append(target.values[keep].astype(np.float16))
+        for name in contract.features:
+            cells = self._parsers[name].parse(raw[name])
+            self._status[name] += np.bincount(cells.status, minlength=4)
+            self._values[name].append(_smallest(cells.values[keep]))
+        for name in contract.passengers:
+            texts = contract.columns[name].kind == "identifier"
+            cells = raw.loc[keep, name]
+            self._values[name].append(np.array(_texts(cells, contract)) if texts else self._parsers[name].parse(cells).values)
+        if contract.applicant_id is not None:
+            self._ids.append(np.array(_texts(raw.loc[keep, contract.applicant_id], contract), dtype=object))
+
+    def features(self) -> list[np.ndarray]:
+        """Values per column, each in the smallest float type that holds all of them; what was kept for it is given up."""
+        return [np.concatenate(self._values.pop(name)) for name in self.contract.features]
+
+    def target(self, source: str) -> np.ndarray:
+        """Outcomes, 1 or 0. Raises DataError unless there are both."""
+        y, target = np.concatenate(self._target), self.contract.target
+        for value, label in ((1, target.good), (0, target.bad)):
+            if not (y == value).any():
+                raise DataError(
+                    f"{source}: no row has {target.name} = {label!r}, so there is nothing to tell apart;"
+                    f" found {dict(self._outcomes.most_common(3))}; check target in the contract"
+                )
+        return y
+
+    def given_ids(self) -> np.ndarray | None:
+        return np.concatenate(self._ids) if self._ids else None
+
+    def passengers(self, first: np.ndarray, source: str) -> pd.DataFrame:
+        """Identifier, date and weight columns of some rows."""
+        table = pd.DataFrame(index=pd.RangeIndex(len(first)))
+        for name in self.contract.passengers:
+            kind, cells = self.contract.columns[name].kind, np.concatenate(self._values[name])[first]
+            if kind == "identifier":
+                table[name] = [text or None for text in cells.tolist()]
+            elif kind == "date":
+                table[name] = pd.to_datetime(pd.Series(cells), unit="D").dt.strftime("%Y-%m-%d").to_numpy()
+            elif absent := int(np.isnan(cells).sum()):
+                raise DataError(
+                    f"{source}: the weight column {name!r} holds no number above 0 in {absent} row(s); fill it or drop the rows"
+                )
+            else:
+                table[name] = cells
+        return table
+
+    def report(self, applicants: int) -> dict[str, Any]:
+        dropped = self._status.pop(self.contract.target.name)
+        invalid = int(dropped[TOKEN] + dropped[INVALID])
+        return {
+            "rows": {
+                "read": self._read,
+                "dropped_target_missing": int(dropped[MISSING]),
+                "dropped_target_invalid": invalid,
+                "duplicates_merged": int(dropped[VALID]) - applicants,
+                "applicants": applicants,
+            },
+            "columns": {
+                name: {"missing": int(n[MISSING]), "tokens": int(n[TOKEN]), "out_of_contract": int(n[INVALID])}
+                for name, n in self._status.items()
+            },
+        }
+
+
+def _smallest(values: np.ndarray) -> np.ndarray:
+    """Return values in the smallest float type that holds them exactly."""
+    for kind in (np.float16, np.float32):
+        with np.errstate(over="ignore"):
+            small = values.astype(kind)
+        if ((small == values) | np.isnan(values)).all():
+            return small
+    return values
+
+
+def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[start : start + BATCH_ROWS] for start in range(0, max(1, len(rows)), BATCH_ROWS))
 
 
 def _summary(report: dict[str, Any]) -> Iterator[str]:
@@ -262,7 +453,7 @@ class DataSplitter:
     def __init__(self, params: PrepareParams) -> None:
         self.params = params
 
-    def held_out(self, applicants: Applicants) -> np.ndarray:
+    def held_out(self, applicants: Applicants | Cleaned) -> np.ndarray:
         """Return a boolean array of shape (n applicants,), True where held out.
 
         Raises
@@ -270,11 +461,16 @@ class DataSplitter:
         DataError
             If a column that the split needs is absent or holds missing values, or a side lacks a class.
         """
-        params, table, y = self.params, applicants.table, applicants.target.to_numpy()
-        keys = applicants.split_key
+        params, y = self.params, np.asarray(applicants.target)
+        table = applicants.passengers if isinstance(applicants, Cleaned) else applicants.table
         if params.split == "by_group":
-            keys = list(self._column(table, params.group_column).astype(str))
-        hashes = np.array([_uniform(key, params.split_seed) for key in keys])
+            keys: Iterable[str] = self._column(table, params.group_column).astype(str)
+        elif isinstance(applicants, Cleaned):
+            ids = applicants.ids
+            keys = chain.from_iterable(ids.keys(at, at + BATCH_ROWS) for at in range(0, len(ids), BATCH_ROWS))
+        else:
+            keys = applicants.split_key
+        hashes = _uniform(keys, params.split_seed, len(y))
         if params.split == "by_time":
             dates = self._column(table, params.date_column)
             newest = dates.sort_values(kind="stable").iloc[-max(1, round(len(dates) * params.test_size)) :]
@@ -308,9 +504,15 @@ class DataSplitter:
         return table[name]
 
 
-def _uniform(key: str, seed: int) -> float:
-    digest = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+def _uniform(keys: Iterable[str], seed: int, n: int) -> np.ndarray:
+    """Hash ``n`` keys to numbers from 0 to 1."""
+    seeded = hashlib.blake2b(f"{seed}:".encode(), digest_size=8)
+    digests = bytearray()
+    for key in keys:
+        digest = seeded.copy()
+        digest.update(key.encode())
+        digests += digest.digest()
+    return np.frombuffer(digests, dtype=">u8", count=n).astype(float) / 2**64
 
 
 def split_report(y: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
@@ -333,27 +535,35 @@ def split_report(y: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
 class Prepared(NamedTuple):
     """Cleaned applicants, who of them is held out (boolean, shape (n applicants,)), and the counts of both steps."""
 
-    applicants: Applicants
+    cleaned: Cleaned
     held_out: np.ndarray
     report: dict[str, Any]
 
 
 def prepare(path: str | Path, contract: Contract, params: PrepareParams) -> Prepared:
-    """Load, clean and split a raw file; ``-`` is CSV on standard input. Raises as `DataLoader`, `DataCleaner`, `DataSplitter`."""
-    raw = DataLoader(contract).load(path)
+    """Load, clean and split a raw table; ``-`` is CSV on standard input. Raises as `DataLoader`, `DataCleaner`, `DataSplitter`."""
     source = "standard input" if str(path) == "-" else str(path)
-    applicants = DataCleaner(contract, params.duplicate_min_cells).clean(raw, source)
-    held_out = DataSplitter(params).held_out(applicants)
-    return Prepared(applicants, held_out, applicants.report | {"split": split_report(applicants.target.to_numpy(), held_out)})
+    cleaned = DataCleaner(contract, params.duplicate_min_cells).clean_batches(DataLoader(contract).batches(path), source)
+    held_out = DataSplitter(params).held_out(cleaned)
+    return Prepared(cleaned, held_out, cleaned.report | {"split": split_report(cleaned.target, held_out)})
 
 
-def save_prepared(prepared: Prepared, folder: str | Path = PROCESSED) -> None:
-    """Write the outputs of the prepare stage: both sides of the split, and, in the stage's own folder, its metrics."""
-    folder = Path(folder)
-    applicants = prepared.applicants
-    for name, rows in (("traintest", ~prepared.held_out), ("test", prepared.held_out)):
-        write_table(applicants.table[rows], folder / f"X{name}.csv")
-        write_table(applicants.target[rows], folder / f"y{name}.csv")
+def save_prepared(prepared: Prepared, folder: str | Path = PROCESSED, tables: str = "csv") -> None:
+    """Write the outputs of the prepare stage: both sides of the split, and, in the stage's own folder, its metrics.
+
+    ``tables`` is the form of the tables, csv or parquet (numbers in single precision where that is exact).
+    """
+    folder, cleaned = Path(folder), prepared.cleaned
+    with ExitStack() as stack:
+        writers = [
+            [stack.enter_context(TableWriter(folder / f"{kind}{name}.{tables}")) for kind in "Xy"] for name in ("traintest", "test")
+        ]
+        for start in range(0, len(cleaned.ids), BATCH_ROWS):
+            parts = cleaned.rows(start, start + BATCH_ROWS, single=tables == "parquet")
+            held_out = prepared.held_out[start : start + BATCH_ROWS]
+            for pair, chosen in zip(writers, (~held_out, held_out), strict=True):
+                for writer, part in zip(pair, parts, strict=True):
+                    writer.write(part[chosen])
     if folder.resolve() == PROCESSED.resolve():
         write_json(prepared.report, METRICS / "prepare.json")
 
@@ -379,6 +589,6 @@ def load_and_prepare_data(filepath: str | Path, save_processed: bool = True, ret
     params = load_params()
     prepared = prepare(filepath, load_contract(params.data.contract), params.prepare)
     if save_processed:
-        save_prepared(prepared)
-    (X, y, *_), held_out = prepared.applicants, prepared.held_out
+        save_prepared(prepared, tables=params.data.tables)
+    (X, y), held_out = prepared.cleaned.rows(), prepared.held_out
     return (X, y) if return_combined else (X[~held_out], X[held_out], y[~held_out], y[held_out])

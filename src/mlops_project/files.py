@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
@@ -184,6 +184,70 @@ def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: boo
         table.to_csv(temporary, index=index, lineterminator="\n", encoding="utf-8")
 
 
+class TableWriter:
+    """Writes a table part by part, as `write_table` writes it at once: a context that replaces the file only if all went well.
+
+    Parameters
+    ----------
+    path : str or Path
+        A path that ends in .parquet becomes Parquet, one row group per part, with the index as a column; all others CSV.
+    index : bool
+        Whether the index, which holds the applicant ids, is written.
+
+    Raises
+    ------
+    DataError
+        If pyarrow is needed and not there.
+    PipelineError
+        As `atomic_path`.
+    """
+
+    def __init__(self, path: str | Path, *, index: bool = True) -> None:
+        self.path = Path(path)
+        self.index = index
+        self._stack = contextlib.ExitStack()
+        self._stream: Any = None
+
+    def __enter__(self) -> TableWriter:
+        self._temporary = self._stack.enter_context(atomic_path(self.path))
+        return self
+
+    def __exit__(self, *found: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stack.__exit__(*found)  # type: ignore[arg-type]
+
+    def write(self, part: pd.DataFrame | pd.Series) -> None:
+        """Write some rows. All parts have the same columns and types."""
+        if self.path.suffix == ".parquet":
+            self._write_parquet(part)
+            return
+        first = self._stream is None
+        if first:
+            self._stream = open(self._temporary, "w", encoding="utf-8", newline="")
+        part.to_csv(self._stream, index=self.index, header=first, lineterminator="\n")
+
+    def _write_parquet(self, part: pd.DataFrame | pd.Series) -> None:
+        import pandas as pd
+
+        try:
+            import pyarrow as pa
+            from pyarrow.parquet import ParquetWriter
+        except ImportError:
+            raise DataError(f"{self.path}: {NEEDS_PYARROW}") from None
+        frame = pd.DataFrame(part)
+        # Columns in which nobody has a value would be of no type.
+        schema = None if self._stream is None else self._stream.schema
+        table = pa.Table.from_pandas(frame.reset_index() if self.index else frame, schema, preserve_index=False)
+        if self._stream is None:
+            nothing = [i for i, field in enumerate(table.schema) if pa.types.is_null(field.type)]
+            for i in nothing:
+                field = pa.field(table.schema.names[i], pa.string())
+                table = table.set_column(i, field, table.column(i).cast(pa.string()))
+            self._stream = ParquetWriter(self._temporary, table.schema)
+        self._stream.write_table(table)
+
+
 def _read_csv(source: str | Path | BinaryIO, name: str, types: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
@@ -204,15 +268,16 @@ def _read_csv(source: str | Path | BinaryIO, name: str, types: dict[str, Any]) -
     return table
 
 
-def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True, ids: bool = True) -> pd.DataFrame:
+def read_table(
+    path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True, ids: bool = True
+) -> pd.DataFrame:
     """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
 
-    Without ``ids`` rows are numbered from 0 on.
-
-    ``-`` is CSV on standard input, a stream is CSV, too.
+    ``-`` is CSV on standard input; a stream is what it begins with.
 
     The columns in ``text`` (`Contract.text_columns`) stay text: as a number, the code "01" would lose its zero.
     Unless the rows must be ``named``, those of a table without applicant ids are numbered from 1 on, in an index ``row``.
+    Without ``ids`` those of millions of applicants do not take up memory: rows are numbered from 0 on.
 
     Raises
     ------
@@ -225,15 +290,9 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
     try:
         # Only empty cells are missing: a category may be called "none" or "NA".
         as_text = dict.fromkeys([APPLICANT_ID, *text], str)
-        if isinstance(path, str | Path) and Path(path).suffix == ".parquet":
-            if ids:
-                table = pd.read_parquet(path)
-                table = table.reset_index() if table.index.name == APPLICANT_ID else table
-            else:
-                from pyarrow import parquet
-
-                names = [name for name in parquet.read_schema(path).names if name != APPLICANT_ID]
-                return parquet.read_table(path, columns=names).to_pandas(ignore_metadata=True, self_destruct=True)
+        if _is_parquet(path):
+            table = pd.read_parquet(path) if ids else _read_without_ids(path)
+            table = table.reset_index() if table.index.name == APPLICANT_ID else table
         else:
             table = _read_csv(sys.stdin.buffer if str(path) == "-" else path, str(name), as_text)
     except ImportError:
@@ -246,60 +305,54 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
             f"{name}: cannot be read: {reason}; expected CSV in UTF-8 with commas, or a file that ends in .parquet, as"
             " `dvc repro prepare` or `mlops-prepare-data --save` writes it"
         ) from error
-    if APPLICANT_ID not in table and named:
+    if APPLICANT_ID not in table and named and ids:
         raise DataError(f"{name}: found columns {list(table.columns)[:5]}, expected {APPLICANT_ID!r}; rerun `dvc repro prepare`")
     if table.empty:
         raise DataError(f"{name}: holds no rows; expected one or more, as `dvc repro prepare` writes them")
+    if not ids:
+        return table.drop(columns=APPLICANT_ID, errors="ignore")
     if APPLICANT_ID in table:
-        return table.set_index(APPLICANT_ID) if ids else table.drop(columns=APPLICANT_ID)
+        return table.set_index(APPLICANT_ID)
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="row"))
 
 
-def read_ids(path: str | Path, batch_rows: int = 100_000) -> Iterator[pd.Index]:
-    """Yield the applicant ids of a table in batches."""
+def _read_without_ids(path: str | Path | BinaryIO) -> pd.DataFrame:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        names = [name for name in file.schema_arrow.names if name != APPLICANT_ID]
+        return file.read(names).to_pandas(ignore_metadata=True, self_destruct=True)
+
+
+def _is_parquet(path: str | Path | BinaryIO) -> bool:
+    if isinstance(path, str | Path):
+        return Path(path).suffix == ".parquet"
+    begins = path.read(4)
+    path.seek(-len(begins), io.SEEK_CUR)
+    return begins == b"PAR1"
+
+
+def read_ids(path: str | Path) -> pd.Series:
+    """Read the applicant ids of a table that ``write_table`` wrote, and no more of it."""
     import pandas as pd
 
     if Path(path).suffix == ".parquet":
-        from pyarrow import parquet
-
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_rows, columns=[APPLICANT_ID]):
-                yield pd.Index(batch.column(0).to_pandas(), name=APPLICANT_ID)
-        return
-    with pd.read_csv(
-        path, usecols=[APPLICANT_ID], dtype=str, keep_default_na=False, na_values=[""], chunksize=batch_rows
-    ) as chunks:
-        for chunk in chunks:
-            yield pd.Index(chunk[APPLICANT_ID])
+        return pd.read_parquet(path, columns=[APPLICANT_ID])[APPLICANT_ID]
+    return pd.read_csv(path, usecols=[APPLICANT_ID], dtype=str, keep_default_na=False)[APPLICANT_ID]
 
 
-class TableWriter:
-    """Appends tables to a CSV or Parquet file that appears when the block ends without an error."""
+def read_outcomes(path: str | Path | BinaryIO, X: pd.DataFrame, target: str) -> pd.Series:
+    """Read the outcomes of the rows ``X``, in their order.
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        self._writer: Any = None
-
-    def __enter__(self) -> Self:
-        self._stack = contextlib.ExitStack()
-        self._temporary = self._stack.enter_context(atomic_path(self._path))
-        self._first = True
-        return self
-
-    def write(self, table: pd.DataFrame) -> None:
-        if self._path.suffix == ".parquet":
-            import pyarrow as pa
-            from pyarrow import parquet
-
-            content = pa.Table.from_pandas(table)
-            if self._writer is None:
-                self._writer = self._stack.enter_context(parquet.ParquetWriter(self._temporary, content.schema))
-            self._writer.write_table(content)
-        else:
-            table.to_csv(
-                self._temporary, mode="w" if self._first else "a", header=self._first, lineterminator="\n", encoding="utf-8"
-            )
-        self._first = False
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.__exit__(*error)  # type: ignore[arg-type]
+    Raises
+    ------
+    DataError
+        As `read_table`; or if a row has no outcome.
+    """
+    y = read_table(path)[target]
+    # Both were written together. Looking up millions of ids takes gigabytes.
+    if y.index.equals(X.index):
+        return y
+    if absent := int((~X.index.isin(y.index)).sum()):
+        raise DataError(f"{path}: found no outcome for {absent} of {len(X)} applicants; take rows and outcomes of one run")
+    return y.loc[X.index]

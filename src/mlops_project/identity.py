@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from mlops_project.schema import Contract
 
 
@@ -20,7 +18,12 @@ def hash_rows(values: np.ndarray, contract: Contract) -> list[str]:
 
     Text codes enter by their text, not their position, so that adding a code to the contract moves nobody.
     """
-    canonical = values + 0.0  # no negative zero
+    return hex_digits(row_hashes(values, contract))
+
+
+def row_hashes(values: np.ndarray, contract: Contract) -> np.ndarray:
+    """Return the hashes of `hash_rows` as numbers, uint64 of shape (n,): a ninth of the memory."""
+    canonical = values.astype(float) + 0.0  # no negative zero
     for i, name in enumerate(contract.features):
         column = contract.columns[name]
         if column.has_text_codes:
@@ -28,7 +31,14 @@ def hash_rows(values: np.ndarray, contract: Contract) -> list[str]:
             canonical[:, i] = marks[np.where(np.isnan(values[:, i]), len(marks) - 1, values[:, i]).astype(int)]
     canonical[np.isnan(canonical)] = np.nan  # one bit pattern for missing
     rows = np.ascontiguousarray(canonical, dtype="<f8")
-    return [hashlib.blake2b(row.tobytes(), digest_size=8).hexdigest() for row in rows]
+    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+
+
+def hex_digits(hashes: np.ndarray) -> list[str]:
+    """Write hashes, uint64 of shape (n,), as 16 hexadecimal digits each."""
+    digits = hashes.astype(">u8").tobytes().hex()
+    return [digits[start : start + 16] for start in range(0, len(digits), 16)]
 
 
 def first_occurrences(values: np.ndarray, min_cells: int) -> np.ndarray:
@@ -72,11 +82,38 @@ def first_occurrences(values: np.ndarray, min_cells: int) -> np.ndarray:
     return leaders
 
 
-def unique_ids(keys: Iterable[str]) -> list[str]:
-    """Number ids that stand more than once (equal rows that were not merged), as x, x-2, x-3."""
-    seen: dict[str, int] = {}
-    ids = []
-    for key in keys:
-        seen[key] = seen.get(key, 0) + 1
-        ids.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
-    return ids
+class Ids:
+    """Ids of applicants, written out when they are asked for: ten million of them take a gigabyte as text.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (n,)
+        Hashes (uint64) or texts (object). Equal ones, of rows that were not merged, are numbered: x, x-2, x-3.
+    """
+
+    def __init__(self, keys: np.ndarray) -> None:
+        import pandas as pd
+
+        self._keys = keys
+        self._again = np.flatnonzero(pd.Series(keys).duplicated())
+        seen: dict[Any, int] = {}
+        self._numbers = []
+        for key in keys[self._again].tolist():
+            seen[key] = seen.get(key, 1) + 1
+            self._numbers.append(seen[key])
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def keys(self, start: int = 0, stop: int | None = None) -> list[str]:
+        """Return the keys of some rows as text, which equal rows share."""
+        keys = self._keys[start:stop]
+        return hex_digits(keys) if keys.dtype == np.uint64 else keys.tolist()
+
+    def texts(self, start: int = 0, stop: int | None = None) -> list[str]:
+        """Return the ids of some rows, each of which stands once among all."""
+        texts = self.keys(start, stop)
+        first, last = np.searchsorted(self._again, [start, start + len(texts)])
+        for position, number in zip(self._again[first:last].tolist(), self._numbers[first:last], strict=True):
+            texts[position - start] += f"-{number}"
+        return texts

@@ -31,7 +31,7 @@ class Workspace:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.params = copy.deepcopy(PARAMS)
-        self.params["data"] = {"raw": "raw.csv", "contract": "contract.yaml"}
+        self.params["data"] = {"raw": "raw.csv", "contract": "contract.yaml", "tables": "csv"}
         # Small and quick: what is tested is that it works.
         self.params["train"] |= {"n_splits": 3, "n_repeats": 1}
         self.params["evaluate"] |= {"bootstrap_samples": 100, "importance_repeats": 1}

@@ -142,7 +142,7 @@ def test_parquet(tmp_path: Path, raw_table: pd.DataFrame, contract: Contract) ->
     path = tmp_path / "raw.parquet"
     if find_spec("pyarrow") is None:
         path.write_bytes(b"PAR1")
-        with pytest.raises(DataError, match=r"raw.parquet: reading Parquet needs pyarrow; run .*parquet"):
+        with pytest.raises(DataError, match=r"raw.parquet: Parquet needs pyarrow; run .*parquet"):
             DataLoader(contract).load(path)
         return
     raw_table.to_parquet(path)
@@ -158,7 +158,7 @@ def test_parquet(tmp_path: Path, raw_table: pd.DataFrame, contract: Contract) ->
 def test_what_is_not_a_file_is_refused(tmp_path: Path, contract: Contract) -> None:
     with pytest.raises(DataError, match=r"absent.csv: no such file; put the raw table there, .*params.yaml$"):
         DataLoader(contract).load(tmp_path / "absent.csv")
-    with pytest.raises(DataError, match=r"is a folder; expected one CSV or Parquet file$"):
+    with pytest.raises(DataError, match=r"is a folder that holds neither CSV nor Parquet files; expected one table in files of one kind$"):
         DataLoader(contract).load(tmp_path)
 
 

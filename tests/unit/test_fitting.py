@@ -104,7 +104,7 @@ def test_groups_are_not_split_by_calibration(X, y, preprocessor, params: Params)
     train = replace(params.train, calibration="sigmoid")
     groups = np.repeat(np.arange(50), 6)
     fitter = Fitter(preprocessor, X, y, np.arange(300), train, groups=groups)
-    for fold, _ in fitter._inner:
+    for fold in fitter._inner:
         assert not set(groups[fold.train]) & set(groups[fold.test])
 
 
@@ -142,7 +142,7 @@ def test_weighted_rows_are_not_resampled(X, y, preprocessor, params: Params) -> 
 def test_class_weights_multiply_those_of_the_rows(X, y, preprocessor, params: Params) -> None:
     weight = np.linspace(0.5, 3, 300)
     fitter = Fitter(preprocessor, X, y, np.arange(300), replace(params.train, imbalance="class_weight"), weight)
-    found = fitter._all.weight
+    found = fitter._balanced(np.arange(300)).weight
     assert found[y == 0].sum() == pytest.approx(found[y == 1].sum())
     assert found.sum() == pytest.approx(weight.sum())
     np.testing.assert_allclose((found / weight)[y == 1], (found / weight)[y == 1][0])
@@ -151,7 +151,7 @@ def test_class_weights_multiply_those_of_the_rows(X, y, preprocessor, params: Pa
 @pytest.mark.parametrize("method", ["SMOTE", "SMOTENC"])
 def test_synthetic_rows_have_values_too(method, X, y, preprocessor, params: Params) -> None:
     fitter = Fitter(preprocessor, X, y, np.arange(300), replace(params.train, imbalance=method))
-    views = fitter._all.views
+    views = fitter._balanced(np.arange(300)).views
     assert len(views["values"]) == len(views["encoded"]) > 300
-    np.testing.assert_array_equal(views["values"][:300], fitter.views["values"], "own rows keep their gaps")
+    np.testing.assert_array_equal(views["values"][:300], fitter.values, "own rows keep their gaps")
     np.testing.assert_allclose(fitter.to_encoded.transform(views["values"][300:])[:, :6], views["encoded"][300:, :6], atol=1e-9)

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as st_numpy
 from msgspec.structs import replace
 
 from build_raw_data import make_dirty
-from mlops_project.identity import first_occurrences, hash_rows, unique_ids
+from mlops_project.identity import Ids, first_occurrences, hash_rows
 from mlops_project.schema import Column, Contract, Target
 
 SMALL = Contract(
@@ -120,5 +120,5 @@ def test_another_code_in_the_contract_moves_nobody() -> None:
 
 
 def test_ids_that_stand_more_than_once_are_numbered() -> None:
-    assert unique_ids(["x", "y", "x", "x", "y"]) == ["x", "y", "x-2", "x-3", "y-2"]
-    assert unique_ids([]) == []
+    assert Ids(np.array(["x", "y", "x", "x", "y"], dtype=object)).texts() == ["x", "y", "x-2", "x-3", "y-2"]
+    assert Ids(np.array([], dtype=object)).texts() == []

@@ -139,17 +139,18 @@ def test_equally_noisy_models_seldom_get_a_verdict_and_a_real_loss_does():
 # --- one split in place of cross-validation
 
 
-def one_fold(scores: np.ndarray, y: np.ndarray, fold: int = 0) -> Predictions:
+def one_split(scores: np.ndarray, y: np.ndarray, fold: int = 0, parts: int = 2) -> Predictions:
     found = predictions(scores, y)
     rows = found.out_of_fold[found.out_of_fold["fold"] == fold]
-    return Predictions(found.held_out, rows.assign(fold=0), len(found.out_of_fold))
+    return Predictions(found.held_out, rows.assign(fold=np.arange(len(rows)) % parts), len(found.out_of_fold))
 
 
-def test_one_fold_counts_where_both_sides_have_it(population):
+@pytest.mark.parametrize("parts", [1, 3])
+def test_one_split_counts_where_both_sides_have_it(population, parts):
     y, scores, rng = population
-    found = judge(one_fold(scores, y), one_fold(rng.normal(size=400), y))
+    found = judge(one_split(scores, y, parts=parts), one_split(rng.normal(size=400), y, parts=parts))
     assert found.verdict == "worse"
-    assert found.why.endswith("; one fold stands for cross-validation")
+    assert found.why.endswith("; one split stands for cross-validation")
     assert (found.held_out.rows, found.out_of_fold.rows) == (100, 60)
     # 100 rows scored by a model of 300, 60 by one of 240.
     weights = np.array([100 / (1 + TRAINING * 100 / 300), 60 / (1 + TRAINING * 60 / 240)])
@@ -159,7 +160,7 @@ def test_one_fold_counts_where_both_sides_have_it(population):
 
 def test_folds_of_other_applicants_leave_the_verdict_to_the_held_out_rows(population):
     y, scores, rng = population
-    found = judge(one_fold(scores, y), one_fold(scores + rng.normal(size=400), y, fold=1))
+    found = judge(one_split(scores, y), one_split(scores + rng.normal(size=400), y, fold=1))
     assert found.paired
     assert "by held-out rows only" in found.why
     assert found.difference == found.held_out.difference

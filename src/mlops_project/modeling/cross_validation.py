@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from mlops_project.modeling.fitting import Fitter
 from mlops_project.modeling.metrics import CROSS_VALIDATED, cross_validated_metrics
+from mlops_project.preprocessing import spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,14 +79,25 @@ def cross_validate(
         for name in models
     }
     with tqdm(total=len(folds) * len(models), desc="cross-validation", unit="fit", disable=not sys.stderr.isatty()) as bar:
-        for fold in folds:
-            fitter = Fitter(preprocessor, X, y, fold.train, params, weight, groups)
+        for _, same in groupby(folds, key=lambda fold: id(fold.train)):
+            parts = list(same)
+            fitter = Fitter(preprocessor, X, y, parts[0].train, params, weight, groups)
             for name, model in models.items():
-                p_good = fitter.p_good(model)
-                results[name].out_of_fold[fold.repeat, fold.test] = p_good[fold.test]
-                for scores, rows in ((results[name].test, fold.test), (results[name].train, fold.train)):
-                    counted = None if weight is None else weight[rows]
-                    for metric, value in cross_validated_metrics(y[rows], p_good[rows], counted).items():
-                        scores[metric].append(value)
-                bar.update()
+                # As many training rows as test rows tell how much better a model is on rows that it has seen.
+                seen = parts[0].train if len(parts) == 1 else parts[0].train[spread(len(parts[0].train), len(parts[0].test))]
+                trained = _metrics(fitter, model, seen, y, weight)[1]
+                for fold in parts:
+                    p_good, tested = _metrics(fitter, model, fold.test, y, weight)
+                    results[name].out_of_fold[fold.repeat, fold.test] = p_good
+                    for scores, found in ((results[name].test, tested), (results[name].train, trained)):
+                        for metric, value in found.items():
+                            scores[metric].append(value)
+                    bar.update()
     return results
+
+
+def _metrics(
+    fitter: Fitter, model: Model, rows: np.ndarray, y: np.ndarray, weight: np.ndarray | None
+) -> tuple[np.ndarray, dict[str, float]]:
+    p_good = fitter.p_good(model, rows)
+    return p_good, cross_validated_metrics(y[rows], p_good, None if weight is None else weight[rows])

@@ -91,20 +91,46 @@ class WeightOfEvidence(TransformerMixin, BaseEstimator):
         if not counted.all():  # a row that counts nothing must not move a quantile either
             X, good, weight = X[counted], good[counted], weight[counted]
         total = np.array([weight[~good].sum(), weight[good].sum()])
+        self.names_ = self._names()
+        return self._learn([(column, good, weight) for column in X.T], total)
+
+    def fit_counts(self, counts: Sequence[np.ndarray]) -> WeightOfEvidence:
+        """Learn the bins from what `fit` would count: per column the distinct values, NaN where missing, and weights.
+
+        Parameters
+        ----------
+        counts : sequence of ndarray of shape (n values, 3)
+            Each value with the weight of the bad (0) and of the good (1) rows that have it.
+
+        Raises
+        ------
+        ValueError
+            As `fit`.
+        """
+        self.classes_, self.n_features_in_ = np.array([0, 1]), len(counts)
+        self.names_ = self._names()
+        columns = []
+        for found in counts:
+            values, good, weight = np.tile(found[:, 0], 2), np.repeat([False, True], len(found)), found[:, 1:].T.ravel()
+            columns.append((values[weight > 0], good[weight > 0], weight[weight > 0]))
+        return self._learn(columns, counts[0][:, 1:].sum(axis=0))
+
+    def _learn(self, columns: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], total: np.ndarray) -> WeightOfEvidence:
+        """Learn the bins of columns, each given by values, who is good, and weights, from rows of ``total`` weight per class."""
         if not total.all():
             raise ValueError("y: only one class has rows of positive weight, expected two, bad and good")
-        self.names_ = self._names()
         kinds, directions, overrides = self._settings()
         prior = total / total.sum()
         binner = Binner(prior, self.max_bins, self.min_bin_share * total.sum(), self.smoothing)
         self.bins_ = []
-        for i, name in enumerate(self.names_):
+        for i, (values, good, weight) in enumerate(columns):
+            name = self.names_[i]
             points, groups = (
-                by_hand(name, kinds[i], X[:, i], overrides[name])
+                by_hand(name, kinds[i], values, overrides[name])
                 if name in overrides
-                else binner.cut(kinds[i], directions[i], X[:, i], good, weight)
+                else binner.cut(kinds[i], directions[i], values, good, weight)
             )
-            self.bins_.append(binner.weigh(kinds[i], points, groups, X[:, i], good, weight))
+            self.bins_.append(binner.weigh(kinds[i], points, groups, values, good, weight))
         return self
 
     def transform(self, X: Any) -> np.ndarray:

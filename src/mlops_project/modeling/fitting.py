@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,10 +10,12 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from mlops_project.errors import DataError
+from mlops_project.modeling.blocks import Blocks, fit_in_blocks
 from mlops_project.modeling.calibration import Calibrated, fit_calibrator, margin
 from mlops_project.modeling.ensemble import SoftVote
 from mlops_project.modeling.folds import calibration_folds
-from mlops_project.modeling.sampling import balance
+from mlops_project.modeling.sampling import balance, class_weights
+from mlops_project.preprocessing import BLOCK_ROWS, PREPROCESSED_ROWS, in_blocks, spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +46,8 @@ class Fitter:
     rows : ndarray of int
         Positions of the rows to fit on.
     params : TrainParams
-        ``imbalance``, ``smote_neighbors``, ``calibration``, ``calibration_folds`` and ``seed`` are read.
+        ``imbalance``, ``smote_neighbors``, ``calibration``, ``calibration_folds``, ``seed`` and ``one_split_above`` are read:
+        above so many ``rows`` they are fitted to block by block.
     weight : ndarray of shape (n rows,), optional
         How many applicants each row stands for.
     groups : ndarray of shape (n rows,), optional
@@ -71,16 +74,27 @@ class Fitter:
         self.y = y[rows]
         self.weight = None if weight is None else weight[rows]
         self.groups = None if groups is None else groups[rows]
-        self.to_values = clone(preprocessor[:-1]).fit(X.iloc[rows], self.y)
-        values = self.to_values.transform(X)
-        self.to_encoded = clone(preprocessor[-1]).fit(values[rows], self.y)
-        self.views = {"values": values, "encoded": self.to_encoded.transform(values)}
+        self.large = len(rows) > params.one_split_above
+        some = rows[spread(len(rows), PREPROCESSED_ROWS)]
+        self.to_values = clone(preprocessor[:-1]).fit(X.iloc[some], y[some])
+        self.values = in_blocks(self.to_values, X) if self.large else self.to_values.transform(X)
+        self.to_encoded = clone(preprocessor[-1]).fit(self.values[some], y[some])
+        # Of many rows only blocks are encoded, each time anew.
+        self._encoded = None if self.large else self.to_encoded.transform(self.values)
+        self._made: dict[bytes, TrainingRows] = {}
         self._fitted: dict[str, ClassifierMixin] = {}
         self._scored: dict[str, np.ndarray] = {}
 
-    def p_good(self, model: Model) -> np.ndarray:
-        """Return P(good) of every row of the table, shape (n rows,)."""
-        return np.mean([self._score(member) for member in model], axis=0)
+    def view(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Return rows of the table as a member sees them: ``values`` or ``encoded``, shape (n, n columns)."""
+        if name == "values":
+            return self.values[rows]
+        return self.to_encoded.transform(self.values[rows]) if self._encoded is None else self._encoded[rows]
+
+    def p_good(self, model: Model, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return P(good) of some rows of the table, by default of all, shape (n,)."""
+        rows = np.arange(len(self.values)) if rows is None else rows
+        return np.mean([self._score(member, rows) for member in model], axis=0)
 
     def pipeline(self, model: Model) -> Pipeline:
         """Return the fitted model as a pipeline that takes raw rows. Samplers made training rows only and are not in it."""
@@ -96,36 +110,59 @@ class Fitter:
         self._fitted.clear()
         self._scored.clear()
 
-    def _score(self, member: Member) -> np.ndarray:
+    def _score(self, member: Member, rows: np.ndarray) -> np.ndarray:
+        classifier = self._fit(member)
+
+        def scored(rows: np.ndarray) -> np.ndarray:
+            return classifier.predict_proba(self.view(member.view, rows))[:, 1].astype(float)  # XGBoost: single precision
+
+        if self.large:
+            return np.concatenate([scored(rows[start : start + BLOCK_ROWS]) for start in range(0, len(rows), BLOCK_ROWS)])
         if member.key not in self._scored:
-            p_good = self._fit(member).predict_proba(self.views[member.view])[:, 1]
-            self._scored[member.key] = p_good.astype(float)  # XGBoost answers in single precision
-        return self._scored[member.key]
+            self._scored[member.key] = scored(np.arange(len(self.values)))
+        return self._scored[member.key][rows]
 
     def _fit(self, member: Member) -> ClassifierMixin:
         if member.key not in self._fitted:
-            classifier = _fit(member, self._all)
+            classifier = self._fit_rows(member, np.arange(len(self.rows)))
             if self.params.calibration != "none":
                 margins = np.empty(len(self.y))
-                for fold, rows in self._inner:
-                    margins[fold.test] = margin(_fit(member, rows), self.views[member.view][self.rows[fold.test]])
+                for fold in self._inner:
+                    inner = self._fit_rows(member, fold.train)
+                    for start in range(0, len(fold.test), BLOCK_ROWS):
+                        block = fold.test[start : start + BLOCK_ROWS]
+                        margins[block] = margin(inner, self.view(member.view, self.rows[block]))
                 calibrator = fit_calibrator(self.params.calibration, margins, self.y, self.weight)
                 classifier = Calibrated(classifier, calibrator)
             self._fitted[member.key] = classifier
         return self._fitted[member.key]
 
-    @cached_property
-    def _all(self) -> TrainingRows:
-        return self._balanced(np.arange(len(self.rows)))
+    def _fit_rows(self, member: Member, chosen: np.ndarray) -> ClassifierMixin:
+        classifier = clone(member.classifier)
+        if self.large:
+            y, weight = self.y[chosen], None if self.weight is None else self.weight[chosen]
+            if self.params.imbalance == "class_weight":
+                weight = class_weights(y, weight)
+            weight = np.ones(len(y)) if weight is None else weight
+            return fit_in_blocks(classifier, Blocks(partial(self.view, member.view), self.rows[chosen], y, weight))
+        rows = self._balanced(chosen)
+        return classifier.fit(rows.views[member.view], rows.y, sample_weight=rows.weight)
 
     @cached_property
-    def _inner(self) -> list[tuple[Fold, TrainingRows]]:
+    def _inner(self) -> list[Fold]:
         """Calibration folds; what is scored in them is never a synthetic row."""
-        return [(fold, self._balanced(fold.train)) for fold in calibration_folds(self.y, self.params, self.groups)]
+        return calibration_folds(self.y, self.params, self.groups)
 
     def _balanced(self, chosen: np.ndarray) -> TrainingRows:
+        """Rows to fit on, balanced; made once for all members."""
+        key = chosen.tobytes()
+        if key not in self._made:
+            self._made[key] = self._balance(chosen)
+        return self._made[key]
+
+    def _balance(self, chosen: np.ndarray) -> TrainingRows:
         rows, params = self.rows[chosen], self.params
-        values, encoded = (self.views[view][rows] for view in ("values", "encoded"))
+        values, encoded = (self.view(name, rows) for name in ("values", "encoded"))
         own = None if self.weight is None else self.weight[chosen]
         if own is not None and params.imbalance not in ("none", "class_weight"):
             raise DataError(
@@ -145,6 +182,3 @@ class Fitter:
             values = np.vstack([values, self.to_encoded.inverse_transform(balanced[len(encoded) :])])
         return TrainingRows({"values": values, "encoded": balanced}, y, weight)
 
-
-def _fit(member: Member, rows: TrainingRows) -> ClassifierMixin:
-    return clone(member.classifier).fit(rows.views[member.view], rows.y, sample_weight=rows.weight)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from mlops_project.config import TrainParams
 
 
+# Parts of the one held-out fold of many rows: how figures differ between them tells how sure they are.
+PARTS = 10
+
+
 class Fold(NamedTuple):
     """Row positions of one split, and which repeat it belongs to (from 0)."""
 
@@ -24,12 +28,19 @@ class Fold(NamedTuple):
 def make_folds(y: np.ndarray, params: TrainParams, groups: np.ndarray | None = None) -> list[Fold]:
     """Split rows into ``n_repeats`` × ``n_splits`` stratified folds; with groups no group is on both sides of a fold.
 
+    Of more than ``one_split_above`` rows one fold is held out, once, in `PARTS` parts: folds that share their training rows.
+
     Raises
     ------
     DataError
         If a class has fewer rows, or there are fewer groups, than folds, or groups leave a fold with one class.
     """
-    return _split(y, "n_splits", params.n_splits, params.n_repeats, params.seed, groups)
+    if len(y) <= params.one_split_above:
+        return _split(y, "n_splits", params.n_splits, params.n_repeats, params.seed, groups)
+    first, *_ = _split(y, "n_splits", params.n_splits, 1, params.seed, groups)
+    # Every tenth row of each class, so that all parts hold the same share of both.
+    ordered = first.test[np.argsort(y[first.test], kind="stable")]
+    return [Fold(0, first.train, np.sort(ordered[part::PARTS])) for part in range(PARTS)]
 
 
 def calibration_folds(y: np.ndarray, params: TrainParams, groups: np.ndarray | None = None) -> list[Fold]:

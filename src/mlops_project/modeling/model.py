@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["RiskModel", "ensemble", "features", "load_model", "scorecard", "table_hash"]
 
 KIND = "a RiskModel of the train stage"
+# Rows that are hashed at a time.
+HASHED_ROWS = 50_000
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "imbalanced-learn", "xgboost", "xgboost-cpu", "joblib")
 
 
@@ -161,7 +163,10 @@ class RiskModel:
 
 def table_hash(table: pd.DataFrame, y: np.ndarray, contract: Contract) -> str:
     """SHA-256 of parsed feature values and outcomes, whatever file or frame they came in."""
-    digest = hashlib.sha256(np.ascontiguousarray(contract.parse_features(table).values + 0.0, dtype="<f8").tobytes())
+    digest = hashlib.sha256()
+    for start in range(0, len(table), HASHED_ROWS):
+        values = contract.parse_features(table.iloc[start : start + HASHED_ROWS]).values
+        digest.update(np.ascontiguousarray(values + 0.0, dtype="<f8").tobytes())
     digest.update(np.ascontiguousarray(y, dtype="<i8").tobytes())
     return digest.hexdigest()
 

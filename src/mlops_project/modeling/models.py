@@ -34,12 +34,15 @@ class Member(NamedTuple):
     classifier : classifier
     inner_folds : int
         Folds that it makes of its training rows; each class needs as many rows.
+    quadratic : bool
+        Whether its time grows with the square of the rows.
     """
 
     key: str
     view: str
     classifier: ClassifierMixin
     inner_folds: int = 1
+    quadratic: bool = False
 
 
 # A model is what votes, with equal weight: one member, or several in a blend.
@@ -176,7 +179,7 @@ def build_model(name: str, settings: Any, train: TrainParams, columns: Columns) 
         return tuple(member for part in settings.members for member in build_model(part, getattr(settings, part), train, columns))
     view, builder = BUILDERS[name]
     inner_folds = settings.calibration_folds if name == "svm" and train.calibration == "none" else 1
-    return (Member(f"{name} {settings!r}", view, builder(settings, train, columns), inner_folds),)
+    return (Member(f"{name} {settings!r}", view, builder(settings, train, columns), inner_folds, quadratic=name == "svm"),)
 
 
 def build_models(models: ModelParams, train: TrainParams, columns: Columns) -> dict[str, Model]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mlops_project.config import PROCESSED
-from mlops_project.files import APPLICANT_ID, write_json, write_table
+from mlops_project.files import APPLICANT_ID, read_ids, write_json, write_table
 from mlops_project.modeling.metrics import cross_validated_metrics, outcomes
 from mlops_project.modeling.model import table_hash
 from mlops_project.modeling.reasons import reason_codes
@@ -89,14 +89,14 @@ def compare(model: RiskModel, X: pd.DataFrame, y: pd.Series, y_proba: np.ndarray
     return cross_validated_metrics(y.to_numpy(dtype=int), y_proba, weight)
 
 
-def rows_seen(model: RiskModel, X: pd.DataFrame, y: pd.Series, development: Path = PROCESSED / "Xtraintest.csv") -> int:
+def rows_seen(model: RiskModel, X: pd.DataFrame, y: pd.Series, development: Path | None = None) -> int:
     """Count the rows that the model was trained on: all if they are its training table, else by the development rows' ids."""
     if table_hash(X, y.to_numpy(dtype=int), model.contract) == model.training_data_hash:
         return len(X)
-    if X.index.name != APPLICANT_ID or not development.exists():
+    development = development or next(PROCESSED.glob("Xtraintest.*"), None)
+    if X.index.name != APPLICANT_ID or development is None or not development.exists():
         return 0
-    ids = pd.read_csv(development, usecols=[APPLICANT_ID], dtype=str, keep_default_na=False)[APPLICANT_ID]
-    return int(X.index.isin(ids).sum())
+    return int(X.index.isin(read_ids(development)).sum())
 
 
 def prediction_table(

@@ -51,8 +51,7 @@ def balance(
     if method == "none":
         return X, y, weight
     if method == "class_weight":
-        own = np.ones(len(y)) if weight is None else weight
-        return X, y, own * (own.sum() / (2 * np.bincount(y, own, minlength=2)))[y]
+        return X, y, class_weights(y, weight)
     smaller = int(np.bincount(y, minlength=2).min())
     if smaller <= neighbors:
         raise DataError(
@@ -70,6 +69,12 @@ def balance(
     except (ValueError, RuntimeError) as error:  # ADASYN refuses classes that are balanced or easily told apart
         raise DataError(f"train.imbalance={method}: {' '.join(str(error).split())}; use another method or none") from error
     return X, y, None
+
+
+def class_weights(y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """Return weights of shape (n rows,) with which both classes count the same; rows keep their own ``weight`` within a class."""
+    own = np.ones(len(y)) if weight is None else weight
+    return own * (own.sum() / (2 * np.bincount(y, own, minlength=2)))[y]
 
 
 def _smotenc(X: np.ndarray, y: np.ndarray, groups: list[list[int]], neighbors: int, seed: int) -> Any:

@@ -23,6 +23,7 @@ from mlops_project.config import (
     SAMPLERS,
     fold_groups,
     load_params,
+    table_path,
     with_training,
 )
 from mlops_project.errors import DataError, ParamsError
@@ -43,7 +44,7 @@ from mlops_project.schema import load_contract
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-    from mlops_project.config import ModelParams, TrainParams
+    from mlops_project.config import DataParams, ModelParams, TrainParams
     from mlops_project.modeling.models import Model
     from mlops_project.schema import Contract
 
@@ -98,7 +99,7 @@ def train(
     Raises
     ------
     ParamsError
-        If bins by hand do not fit the contract.
+        If bins by hand do not fit the contract, or a model or answer to imbalance is none for so many rows.
     DataError
         If there are too few rows of a class, or groups, for the folds, the model or the answer to imbalance.
     """
@@ -106,6 +107,7 @@ def train(
     groups = None if group_column is None else X[group_column].astype(str).to_numpy()
     weight = contract.row_weights(X) if contract.weight else None
     candidates = build_models(models, params, value_columns(preprocessor))
+    check_size(candidates, len(outcome), params)
     folds = make_folds(outcome, params, groups)
     check_inner_folds(candidates, outcome, folds)
     # One thread: more cost at these sizes, and the order of summation would depend on their number.
@@ -115,16 +117,11 @@ def train(
         board = leaderboard(results, params.selection_metric, test_share)
     picked = board["picked"]
     model = _fit(picked, candidates[picked], X, outcome, preprocessor, contract, params, models, weight, groups)
+    over = f"{len(folds)} folds of {len(outcome)} rows"
+    if len(outcome) > params.one_split_above:
+        over = f"{len(folds)} parts of {sum(len(fold.test) for fold in folds)} held-out rows, fitted once to {len(folds[0].train)}"
     for name, entry in board["models"].items():
-        logger.info(
-            "%s: %s %.3f ± %.3f over %d folds of %d rows",
-            name,
-            board["metric"],
-            entry["mean"],
-            entry["std"],
-            len(folds),
-            len(outcome),
-        )
+        logger.info("%s: %s %.3f ± %.3f over %s", name, board["metric"], entry["mean"], entry["std"], over)
     if len(candidates) > 1:
         logger.info("picked: %s", board["why"])
     out_of_fold = _out_of_fold(X.index, outcome, folds, results[picked])
@@ -145,6 +142,7 @@ def fit(
     if params.model == "best":
         raise ParamsError("train.model=best compares by cross-validation; name a model, or evaluate")
     outcome = outcomes(y, len(X))
+    check_size(candidates, len(outcome), params)
     groups = None if group_column is None else X[group_column].astype(str).to_numpy()
     weight = contract.row_weights(X) if contract.weight else None
     return _fit(params.model, candidates[params.model], X, outcome, preprocessor, contract, params, models, weight, groups)
@@ -166,7 +164,7 @@ def _fit(
         fitter = Fitter(preprocessor, X, y, np.arange(len(y)), params, weight, groups)
         pipeline = fitter.pipeline(candidate)
         columns = value_columns(pipeline)
-        reference = make_reference(pipeline[len(fitter.to_values) :], columns.kinds, fitter.views["values"], weight)
+        reference = make_reference(pipeline[len(fitter.to_values) :], columns.kinds, fitter.values, weight)
     chosen = getattr(models.best if params.model == "best" else models, name)
     settings = {"train": msgspec.to_builtins(params), name: msgspec.to_builtins(chosen)}
     default_rate = float(np.average(1 - y, weights=weight))
@@ -174,10 +172,10 @@ def _fit(
     return RiskModel(name, pipeline, contract, settings, table_hash(X, y, contract), default_rate, scale, reference)
 
 
-def save_training(result: Training) -> None:
+def save_training(result: Training, data: DataParams) -> None:
     """Write the outputs of the train stage."""
     dump(result.model, BEST_MODEL)
-    write_table(result.out_of_fold, PREDICTIONS / "out_of_fold.csv")
+    write_table(result.out_of_fold, table_path(PREDICTIONS, "out_of_fold", data))
     write_json(result.leaderboard, METRICS / "leaderboard.json")
     write_table(leaderboard_table(result.leaderboard).map(rounded), METRICS / "leaderboard.csv", index=False)
     write_json(result.cross_validation.summary(), METRICS / "train.json")
@@ -286,8 +284,23 @@ def train_model(
         return model, None
     result = train(X_train, y_train, *settings)
     if save_model:
-        save_training(result)
+        save_training(result, params.data)
     return result.model, cross_validation_results(result.cross_validation)
+
+
+def check_size(models: dict[str, Model], n_rows: int, params: TrainParams) -> None:
+    """Raise ParamsError if there are more than ``quadratic_above`` rows for what takes time by their square."""
+    if n_rows <= params.quadratic_above:
+        return
+    found = [f"train.model={name}" for name, model in models.items() if any(member.quadratic for member in model)]
+    instead = "scorecard, logistic_regression or xgboost (in train.candidates only such, if it is best)"
+    if not found and params.imbalance in SAMPLERS:
+        found, instead = [f"train.imbalance={params.imbalance}"], "class_weight or none"
+    if found:
+        raise ParamsError(
+            f"{', '.join(found)}: found {n_rows} development rows, expected at most train.quadratic_above ="
+            f" {params.quadratic_above}, because the time grows with their square; use {instead}, or raise the limit"
+        )
 
 
 def check_inner_folds(models: dict[str, Model], y: np.ndarray, folds: list[Fold]) -> None:
@@ -302,16 +315,18 @@ def check_inner_folds(models: dict[str, Model], y: np.ndarray, folds: list[Fold]
 
 
 def _out_of_fold(ids: pd.Index, y: np.ndarray, folds: list[Fold], result: CrossValidation) -> pd.DataFrame:
-    n_repeats, n_rows = result.out_of_fold.shape
-    fold_of = np.zeros((n_repeats, n_rows), dtype=int)
+    fold_of = np.zeros(result.out_of_fold.shape, dtype=int)
     for number, fold in enumerate(folds):
         fold_of[fold.repeat, fold.test] = number
-    return pd.DataFrame(
+    # With one split most rows are in no fold; of the others it is said where they stand, so that nobody must look up ids.
+    repeat, row = np.nonzero(~np.isnan(result.out_of_fold))
+    found = pd.DataFrame(
         {
-            "repeat": np.repeat(np.arange(n_repeats), n_rows),
-            "fold": fold_of.ravel(),
-            "y_true": np.tile(y, n_repeats),
-            "y_proba": result.out_of_fold.ravel().round(10),
+            "repeat": repeat,
+            "fold": fold_of[repeat, row],
+            "y_true": y[row],
+            "y_proba": result.out_of_fold[repeat, row].round(10),
         },
-        index=ids.append([ids] * (n_repeats - 1)),
+        index=ids.take(row),
     )
+    return found if len(found) == result.out_of_fold.size else found.assign(row=row)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from mlops_project.monitoring.windows import Rows
     from mlops_project.schema import Contract
 
-REFERENCE = PROCESSED / "Xtraintest.csv"
-SCORES = PREDICTIONS / "out_of_fold.csv"
 CLEANING = METRICS / "prepare.json"
 DRIFT = 3
 
@@ -72,8 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--model-version", metavar="VERSION", help="of log or export: what this model answered (its first digits will do)"
     )
-    parser.add_argument("--reference", metavar="FILE", help=f"rows to compare with (default: {REFERENCE})")
-    parser.add_argument("--scores", metavar="FILE", help=f"out-of-fold predictions of the reference (default: {SCORES})")
+    parser.add_argument("--reference", metavar="FILE", help=f"rows to compare with (default: {PROCESSED}/Xtraintest.csv)")
+    parser.add_argument("--scores", metavar="FILE", help=f"out-of-fold predictions of the reference (default: {PREDICTIONS}/out_of_fold.csv)")
     parser.add_argument("--model", metavar="FILE", default=str(BEST_MODEL), help="scores a table (default: %(default)s)")
     parser.add_argument("--no-scores", action="store_true", help="leave the score out")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON, - for standard output in place of the table")
@@ -92,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from mlops_project.config import load_params
+    from mlops_project.config import load_params, table_path
     from mlops_project.files import atomic_path, write_json
     from mlops_project.monitoring.drift import drift, provenance
     from mlops_project.monitoring.render import as_prometheus, as_text
@@ -102,8 +100,8 @@ def _compare(args: argparse.Namespace) -> int:
     params = load_params()
     contract = load_contract(params.data.contract)
     default = args.reference is None
-    path = REFERENCE if default else Path(args.reference)
-    scores = None if args.no_scores else args.scores or (SCORES if default else None)
+    path = table_path(PROCESSED, "Xtraintest", params.data) if default else Path(args.reference)
+    scores = None if args.no_scores else args.scores or (table_path(PREDICTIONS, "out_of_fold", params.data) if default else None)
     reference = read_reference(path, contract, scores, CLEANING if default else None)
     window = _window(args, contract)
     reference.facts.update(provenance(path))

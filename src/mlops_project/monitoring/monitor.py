@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # As mlops-drift: something was found.
 FOUND = 3
-SCORES = PREDICTIONS / "out_of_fold.csv"
 POLICY = MODELS / "policy.json"
 CLEANING = METRICS / "prepare.json"
 PAGE = Path("reports/monitor.html")
@@ -48,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     run = commands.add_parser("run", parents=[shared], help="quality of what was decided, and drift if asked")
     run.add_argument("--drift", action="store_true", help="run mlops-drift on the log too")
     run.add_argument("--since", metavar="TIME", default="7d", help="with --drift: its window (default: %(default)s)")
-    run.add_argument("--scores", type=Path, default=SCORES, metavar="FILE", help="out-of-fold predictions (default: %(default)s)")
+    run.add_argument("--scores", type=Path, metavar="FILE", help=f"default: {PREDICTIONS}/out_of_fold.csv")
     run.add_argument("--policy", type=Path, default=POLICY, metavar="FILE", help="default: %(default)s")
     data = commands.add_parser("data", parents=[shared], help="counts of an incoming file beside those of the raw table")
     data.add_argument("file", help="CSV or Parquet file, - for CSV on standard input")
@@ -82,7 +81,7 @@ def _open(args: argparse.Namespace) -> Store:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from mlops_project.config import load_params
+    from mlops_project.config import load_params, table_path
     from mlops_project.errors import DataError
     from mlops_project.files import read_table, write_json
     from mlops_project.modeling.policy import Policy
@@ -93,9 +92,10 @@ def _run(args: argparse.Namespace) -> int:
         policy = Policy.from_json(args.policy.read_text(encoding="utf-8"), str(args.policy))
     except OSError as error:
         raise DataError(f"{args.policy}: cannot be read ({error.strerror}); `dvc repro` writes it") from None
-    scores = read_table(args.scores)
+    file = args.scores or table_path(PREDICTIONS, "out_of_fold", params.data)
+    scores = read_table(file)
     if not {"repeat", "y_true", "y_proba"} <= {*scores}:
-        raise DataError(f"{args.scores}: lacks repeat, y_true or y_proba; expected what the train stage writes")
+        raise DataError(f"{file}: lacks repeat, y_true or y_proba; expected what the train stage writes")
     now = time.time()
     until = now - params.quality.outcome_days * DAY
     with _store(args) as store:

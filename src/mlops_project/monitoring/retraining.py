@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mlops_project.config import BEST_MODEL, METRICS, MODELS, PREDICTIONS, PROCESSED, load_params
+from mlops_project.config import BEST_MODEL, METRICS, MODELS, PREDICTIONS, PROCESSED, load_params, table_path
 from mlops_project.errors import PipelineError
 from mlops_project.files import read_table
 from mlops_project.modeling.model import load_model
@@ -254,7 +254,7 @@ def _challenge(
         logger.info("new rows: %d with an outcome, of %d", len(batch.rows), batch.report["rows"])
         dvc(tree, "pull", "--quiet")
         before, trained_on, held_out, champion_model = _side(contract)
-        known = _outcomes("ytest.csv", contract)
+        known = _outcomes("ytest", contract)
         facts["champion"] |= _hashes(params)
 
         raw = Path(params.data.raw)
@@ -270,7 +270,7 @@ def _challenge(
         facts["challenger"] = _hashes(params)
 
         X = judged[~judged.index.isin(trained_on.index)]
-        outcomes = _outcomes("ytest.csv", contract).loc[X.index]
+        outcomes = _outcomes("ytest", contract).loc[X.index]
         outcomes.update(known)
         rows = Rows(X, outcomes.to_numpy(dtype=int), ~X.index.isin(held_out.index))
         sides = [side._replace(p_good=one.predict_proba(X)[:, 1]) for side, one in ((before, champion_model), (after, model))]
@@ -314,12 +314,15 @@ def _side(contract: Contract) -> tuple[Side, pd.DataFrame, pd.DataFrame, RiskMod
     model = load_model(BEST_MODEL)
     policy = Policy.from_json(POLICY.read_text(encoding="utf-8"), str(POLICY))
     metrics = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in METRICS.glob("*.json")}
-    development, held_out = (read_table(PROCESSED / f"X{name}.csv", contract.text_columns) for name in ("traintest", "test"))
-    return Side(np.empty(0), read_table(PREDICTIONS / "out_of_fold.csv"), policy, metrics), development, held_out, model
+    data = load_params().data
+    tables = (table_path(PROCESSED, f"X{name}", data) for name in ("traintest", "test"))
+    development, held_out = (read_table(table, contract.text_columns) for table in tables)
+    out_of_fold = read_table(table_path(PREDICTIONS, "out_of_fold", data))
+    return Side(np.empty(0), out_of_fold, policy, metrics), development, held_out, model
 
 
 def _outcomes(name: str, contract: Contract) -> pd.Series:
-    return read_table(PROCESSED / name)[contract.target.name]
+    return read_table(table_path(PROCESSED, name, load_params().data))[contract.target.name]
 
 
 def _hashes(params: Params) -> dict[str, Any]:
@@ -356,7 +359,7 @@ def _reject_inference(
         table = refused(log, contract) if log is not None else pd.DataFrame()
     if table.empty:
         return {"refused": 0}
-    y = _outcomes("ytraintest.csv", contract).loc[development.index]
+    y = _outcomes("ytraintest", contract).loc[development.index]
     preprocessor = load_preprocessor(MODELS / "preprocessor.joblib")
     fitted, used = fuzzy_augmentation(development, y, table, champion, preprocessor, contract, params, rows.X.index)
     found: dict[str, Any] = {"refused": used}

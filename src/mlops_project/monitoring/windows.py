@@ -90,15 +90,18 @@ def read_reference(rows: str | Path, contract: Contract, scores: str | Path | No
     DataError
         If a file is absent or does not belong to the others.
     """
-    table = read_table(rows, contract.text_columns)
-    found = rows_of(table, contract, source=str(rows))._replace(table=None)
+    table, p_good = read_table(rows, contract.text_columns), None
     if scores is not None:
         predictions = read_table(scores)
         if "repeat" in predictions:
             predictions = predictions[predictions["repeat"] == 0]
-        if "y_proba" not in predictions or not table.index.isin(predictions.index).all():
+        # Of very many rows only some are in a fold.
+        known = table.index.isin(predictions.index)
+        if "y_proba" not in predictions or known.sum() < len(predictions):
             raise DataError(f"{scores}: lacks predictions of rows in {rows}; `dvc repro` writes both")
-        found = found._replace(p_good=predictions["y_proba"].loc[table.index].to_numpy(dtype=float))
+        table = table[known]
+        p_good = predictions["y_proba"].loc[table.index].to_numpy(dtype=float)
+    found = rows_of(table, contract, source=str(rows))._replace(table=None, p_good=p_good)
     if cleaning is not None:
         invalid, seen = _cleaned(Path(cleaning), contract)
         found = found._replace(out_of_contract=invalid, seen=seen)

@@ -27,8 +27,6 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mlops_project.modeling.model import RiskModel
 
 EXAMPLES = 5
@@ -106,11 +104,11 @@ def examples(results: Results, model: RiskModel, policy: Policy) -> list[dict[st
     places = np.argsort(-predictions["probability_of_default"].to_numpy(), kind="stable")[:EXAMPLES]
     riskiest = predictions.iloc[places]
     X = read_table(held_out, columns, ids=False).iloc[places]
-    ids = _ids(held_out, places)
+    ids = read_ids(held_out).iloc[places]
     chance = 1 - policy.correct(riskiest["y_proba"].to_numpy())
     return [
         {
-            "id": applicant,
+            "id": str(applicant),
             "probability": percent(probability),
             "score": number(score, 0),
             "outcome": "good" if row["y_true"] == 1 else "bad",
@@ -120,17 +118,6 @@ def examples(results: Results, model: RiskModel, policy: Policy) -> list[dict[st
             ids, riskiest.iterrows(), chance, model.score(X), model.reasons(X, top), strict=True
         )
     ]
-
-
-def _ids(path: Path, places: np.ndarray) -> list[str]:
-    """Ids of the rows at these places of a table."""
-    found: dict[int, str] = {}
-    start = 0
-    for ids in read_ids(path):
-        here = places[(places >= start) & (places < start + len(ids))]
-        found |= {place: str(ids[place - start]) for place in here}
-        start += len(ids)
-    return [found[place] for place in places]
 
 
 def settings(results: Results) -> str:

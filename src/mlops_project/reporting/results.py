@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops_project.config import METRICS, PLOTS, Params, load_params
 from mlops_project.errors import PipelineError
+from mlops_project.modeling.folds import PARTS
 from mlops_project.schema import Contract, load_contract
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Results(NamedTuple):
         """Over what models were compared, in words."""
         train = self.params.train
         one = self.prepare["split"]["development"] > train.one_split_above
-        return "one fold" if one else f"{train.n_repeats} × {train.n_splits} folds"
+        return f"{PARTS} parts of one held-out fold" if one else f"{train.n_repeats} × {train.n_splits} folds"
 
     @property
     def reduced(self) -> str:

@@ -41,8 +41,8 @@ class Predictions(NamedTuple):
     """What a revision says of its applicants.
 
     ``held_out``: ``y_true``, ``y_proba`` = P(good), index applicant id. ``out_of_fold``: the same per applicant and
-    repeat, with ``repeat`` and ``fold``; of the rows of one fold only where one split took the place of cross-validation
-    (``train.one_split_above``). ``development``: applicants whom the final model was fitted on, None: those out of fold.
+    repeat, with ``repeat`` and ``fold``; of some applicants only where one split took the place of cross-validation
+    (``train.one_split_above``), its parts for folds. ``development``: applicants whom the final model was fitted on, None: those out of fold.
     """
 
     held_out: pd.DataFrame
@@ -84,8 +84,8 @@ def judge(
 
     Applicants that both have are paired, and the base's outcomes count for both: noise in the head's training outcomes
     must not improve its figures. Without enough held-out applicants in common each side stands on its own rows and outcomes.
-    Where one fold stands for cross-validation, its rows count if both sides have the same ones; held-out rows alone decide if
-    not.
+    Where one split stands for cross-validation, its rows count if both sides have the same ones; held-out rows alone decide
+    if not.
 
     Parameters
     ----------
@@ -109,8 +109,9 @@ def judge(
     base, head = numbered(base, head)
     together = in_common(base, head)
     paired = together is not None
-    one_fold = 1 in (_n_folds(base.out_of_fold), _n_folds(head.out_of_fold))
-    same_folds = not (paired and one_fold) or _shared(base.out_of_fold.index, head.out_of_fold.index) is not None
+    one_split = _is_one_split(base) or _is_one_split(head)
+    same_folds = not (paired and one_split) or _shared(base.out_of_fold.index, head.out_of_fold.index) is not None
+    test_share = _test_share(head)
     if together is not None:
         base = base._replace(held_out=base.held_out.loc[together])
         head = head._replace(held_out=head.held_out.loc[together].assign(y_true=base.held_out["y_true"]))
@@ -124,8 +125,8 @@ def judge(
         _influence(_folds(head.out_of_fold), metric),
         paired=paired and same_folds,
     )
-    trained = head.development if one_fold and head.development else out_of_fold.rows
-    inflation = 1 + TRAINING * np.array([held_out.rows / trained, _test_share(head)])
+    trained = head.development if one_split and head.development else out_of_fold.rows
+    inflation = 1 + TRAINING * np.array([held_out.rows / trained, test_share])
     # Weights by numbers of rows, not by variances that are estimated from the same rows.
     weights = np.array([held_out.rows, out_of_fold.rows if same_folds else 0]) / inflation
     weights /= weights.sum()
@@ -142,11 +143,11 @@ def judge(
         verdict, why = "within noise", f"the difference is below {smallest:g}, the smallest that counts"
     else:
         verdict, why = "better" if gain > 0 else "worse", f"the {confidence:.0%} interval does not hold 0"
-    if one_fold and verdict != "no change":
+    if one_split and verdict != "no change":
         why += (
-            "; one fold stands for cross-validation"
+            "; one split stands for cross-validation"
             if same_folds
-            else "; by held-out rows only, as one fold stands for cross-validation and is not of the same applicants in both"
+            else "; by held-out rows only, as one split stands for cross-validation and is not of the same applicants in both"
         )
     return Verdict(metric, verdict, difference, low, high, paired, held_out, out_of_fold, why)
 
@@ -189,15 +190,17 @@ def _folds(out_of_fold: pd.DataFrame) -> Iterator[pd.DataFrame]:
         yield fold
 
 
-def _n_folds(out_of_fold: pd.DataFrame) -> int:
-    return int(out_of_fold.groupby("repeat")["fold"].nunique().min())
+def _is_one_split(side: Predictions) -> bool:
+    """Whether most development rows are in no fold."""
+    return side.development is not None and side.out_of_fold.index.nunique() < side.development / 2
 
 
 def _test_share(side: Predictions) -> float:
-    """Rows of a fold per row that its model was trained on: 1 / (number of folds - 1)."""
-    folds, rows = _n_folds(side.out_of_fold), len(side.out_of_fold)
-    if folds == 1 and side.development and side.development > rows:
+    """Rows of a fold per row that its model was trained on: 1 / (number of folds - 1); the parts of one split share a model."""
+    if side.development is not None and _is_one_split(side):
+        rows = side.out_of_fold.index.nunique()
         return rows / (side.development - rows)
+    folds = side.out_of_fold.groupby("repeat")["fold"].nunique().min()
     return 1 / max(1, folds - 1)
 
 
