@@ -268,9 +268,7 @@ def _read_csv(source: str | Path | BinaryIO, name: str, types: dict[str, Any]) -
     return table
 
 
-def read_table(
-    path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True, ids: bool = True
-) -> pd.DataFrame:
+def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True, ids: bool = True) -> pd.DataFrame:
     """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
 
     ``-`` is CSV on standard input; a stream is what it begins with.
