@@ -335,7 +335,8 @@ def read_ids(path: str | Path) -> pd.Series:
     import pandas as pd
 
     if Path(path).suffix == ".parquet":
-        return pd.read_parquet(path, columns=[APPLICANT_ID])[APPLICANT_ID]
+        # A column, or the index of a table that was written at once.
+        return pd.read_parquet(path, columns=[APPLICANT_ID]).reset_index()[APPLICANT_ID]
     return pd.read_csv(path, usecols=[APPLICANT_ID], dtype=str, keep_default_na=False)[APPLICANT_ID]
 
 

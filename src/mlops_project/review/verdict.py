@@ -42,7 +42,8 @@ class Predictions(NamedTuple):
 
     ``held_out``: ``y_true``, ``y_proba`` = P(good), index applicant id. ``out_of_fold``: the same per applicant and
     repeat, with ``repeat`` and ``fold``; of some applicants only where one split took the place of cross-validation
-    (``train.one_split_above``), its parts for folds. ``development``: applicants whom the final model was fitted on, None: those out of fold.
+    (``train.one_split_above``), its parts for folds. ``development``: how many applicants the final model was fitted on,
+    None: those out of fold.
     """
 
     held_out: pd.DataFrame
