@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from mlops_project.config import EvaluateParams, Params
-from mlops_project.modeling.bootstrap import SCORE_BINS, Cells, collapse, count_cells
-from mlops_project.modeling.evaluation import evaluate
+from mlops_project.modeling.bootstrap import Cells, count_cells
+from mlops_project.modeling.evaluation import SCORE_BINS, collapse, evaluate
 from mlops_project.modeling.fairness import fairness
 from mlops_project.modeling.policy import Policy, Scored
 from mlops_project.review import comparison

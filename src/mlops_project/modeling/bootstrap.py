@@ -8,8 +8,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from mlops_project.modeling.metrics import bootstrap_weights
-from mlops_project.modeling.policy import Scored
-from mlops_project.modeling.reliability import BINS, equal_mass_bins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
 
 # Bootstrap samples × rows (or cells) held in memory at once.
 MAX_CELLS = 4_000_000
-# Bins of equal weight in which scores count as equal; whole ones lie in each bin of the calibration error.
-SCORE_BINS = 100 * BINS
 # Variance of the weights in a cell, as a share of their mean's square, that is no more than rounding.
 ALIKE = 1e-9
 
@@ -62,22 +58,6 @@ def count_cells(labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, Ce
     mean = total / rows
     variance = squares / rows / mean**2 - 1
     return found, Cells(rows, total, np.sqrt(np.where(variance > ALIKE, variance, 0)))
-
-
-def collapse(rows: Scored) -> tuple[Scored, Cells]:
-    """Count rows in `SCORE_BINS` bins of equal weight, apart by outcome and by what the policy decides.
-
-    Returns
-    -------
-    Scored of n cells
-        Good and bad rows of a bin have its mean score; its ``weights`` are the cells' own, so with `Cells.draws` it is to a
-        metric what the rows are with bootstrap counts.
-    Cells
-    """
-    weights = rows.weightings()[0]
-    bins = 2 * equal_mass_bins(rows.p_good, weights, SCORE_BINS) + rows.approved
-    labels, cells = count_cells(2 * bins + rows.y, rows.weights)
-    return Scored(labels % 2, bin_means(bins, rows.p_good, weights)[labels // 2], cells.weights, rows.policy), cells
 
 
 def bin_means(bins: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -8,17 +8,18 @@ import numpy as np
 import pandas as pd
 
 from mlops_project.errors import DataError
-from mlops_project.modeling.bootstrap import SCORE_BINS, collapse, intervals
+from mlops_project.modeling.bootstrap import Cells, bin_means, count_cells, intervals
 from mlops_project.modeling.calibration import Calibrated, Sigmoid
 from mlops_project.modeling.metrics import RANKING_METRICS, decision_metrics, expected_cost, rank, ranking_metrics
-from mlops_project.modeling.reliability import calibration_table, equal_mass_bins, expected_calibration_error
+from mlops_project.modeling.policy import Scored
+from mlops_project.modeling.reliability import BINS, calibration_table, equal_mass_bins, expected_calibration_error
 from mlops_project.modeling.scorecard import Scorecard, attributes_table, points_table
 from mlops_project.modeling.strategy import CURVE, cost_curve, strategy_table
 
 if TYPE_CHECKING:
     from mlops_project.config import EvaluateParams
     from mlops_project.modeling.model import RiskModel
-    from mlops_project.modeling.policy import Policy, Scored
+    from mlops_project.modeling.policy import Policy
 
 # Those that depend on the share of bad and say what a policy would do.
 AT_PRIOR = ("brier", "ece", "expected_cost", "approval_rate", "bad_rate_approved")
@@ -36,6 +37,8 @@ WITH_INTERVAL = (
 )
 COUNTS = ("good_approved", "good_refused", "bad_approved", "bad_refused")
 MAX_CURVE_POINTS = 500
+# Bins of equal weight in which scores count as equal; whole ones lie in each bin of the calibration error.
+SCORE_BINS = 100 * BINS
 # Rows whose copies are scored in one call for the permutation importance.
 MAX_COPIED_ROWS = 50_000
 # Column of the out-of-fold predictions that says which development row each is of, from 0 on, where not all are there.
@@ -136,6 +139,22 @@ def _intervals(
     ece, resampled = point["ece"], found["ece"]
     found["ece"] = {"low": max(0.0, 2 * ece - resampled["high"]), "high": max(ece, 2 * ece - resampled["low"])}
     return found
+
+
+def collapse(rows: Scored) -> tuple[Scored, Cells]:
+    """Count rows in `SCORE_BINS` bins of equal weight, apart by outcome and by what the policy decides.
+
+    Returns
+    -------
+    Scored of n cells
+        Good and bad rows of a bin have its mean score; its ``weights`` are the cells' own, so with `Cells.draws` it is to a
+        metric what the rows are with bootstrap counts.
+    Cells
+    """
+    weights = rows.weightings()[0]
+    bins = 2 * equal_mass_bins(rows.p_good, weights, SCORE_BINS) + rows.approved
+    labels, cells = count_cells(2 * bins + rows.y, rows.weights)
+    return Scored(labels % 2, bin_means(bins, rows.p_good, weights)[labels // 2], cells.weights, rows.policy), cells
 
 
 def _metrics(rows: Scored, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlops_project.config import load_params
-from mlops_project.modeling.bootstrap import SCORE_BINS, Cells, bin_means, count_cells, intervals
-from mlops_project.modeling.evaluation import COUNTS
+from mlops_project.modeling.bootstrap import Cells, bin_means, count_cells, intervals
+from mlops_project.modeling.evaluation import COUNTS, SCORE_BINS
 from mlops_project.modeling.metrics import decision_metrics, expected_cost, ranking_metrics
 from mlops_project.modeling.reliability import BINS, equal_mass_bins, expected_calibration_error
 from mlops_project.review.revisions import changed_files, flat, stages_to_rerun
