@@ -85,17 +85,23 @@ doctor: init ## Diagnose environment, branch, experiments, locks, data and remot
 pull: init ## Fetch data and models from the DVC remote
 	$(DVC) pull
 
+# What goes to the remote in Git is checked; any other takes all.
+CHECK_EMBEDDED := $(BIN)/python scripts/check_embedded.py
 push: init ## Send data and models to the DVC remote
+	@[ "$$($(DVC) config core.remote)" != embedded ] || $(CHECK_EMBEDDED)
 	$(DVC) push
 
 embed: init ## For a release: write the remote in Git (.dvc/store) afresh from this state of the pipeline
+	@$(CHECK_EMBEDDED)
 	$(DVC) pull --quiet --remote embedded $(wildcard data/raw/*.dvc)
 	$(DVC) repro
+	@$(CHECK_EMBEDDED)
 	rm -rf .dvc/store
 	$(DVC) push --remote embedded
 
 sync: init ## Fetch what is missing here from the DVC remote, and send it what is missing there
 	$(DVC) pull --allow-missing
+	@[ "$$($(DVC) config core.remote)" != embedded ] || $(CHECK_EMBEDDED)
 	$(DVC) push
 
 ## Step by step, by the console commands (each has --help)
@@ -128,7 +134,7 @@ drill: $(VENV)/serving.done $(CLEAN) ## From drift to a new model, for real in a
 remote: init ## Make DVC_REMOTE_URL=s3://…, ssh://… or a folder the default remote of this clone
 	@sh scripts/team_remote.sh
 
-gc: init ## Remove from the cache and the default remote what no commit uses
+gc: init ## Remove from the cache and the default remote what nothing uses (DRY=1 lists it; SINCE=2026-06-01)
 	@sh scripts/collect_garbage.sh
 
 ## Beside the pipeline
@@ -164,7 +170,7 @@ $(AIRFLOW).done: $(VENV)/core.done deploy/airflow/requirements.txt
 	@touch $@
 
 ## Contributing
-.PHONY: test test-integration test-cov lint check check-workflows check-deploy format benchmark benchmark-serving benchmark-drift clean
+.PHONY: test test-integration test-cov lint check check-workflows check-deploy format benchmark benchmark-serving benchmark-drift benchmark-scale clean
 # The tests dirty this table afresh, so that a team's own raw file cannot change them.
 CLEAN := data/raw/german_credit_original.csv
 $(CLEAN): | $(VENV)/core.done
@@ -255,12 +261,16 @@ benchmark: $(VENV)/dev.done $(CLEAN) ## Measure quality, speed, coverage, verdic
 	$(BIN)/python benchmarks/verdicts.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/drift.py
+	$(BIN)/python benchmarks/duplicates.py
 
 benchmark-serving: $(VENV)/dev.done $(VENV)/serving.done $(MLFLOW).done $(BENTOML).done $(CLEAN) ## Measure the service beside others (needs wrk; ARGS=--quick)
 	@$(BIN)/python benchmarks/serving.py $(ARGS)
 
 benchmark-drift: $(VENV)/dev.done $(DRIFTERS) ## Measure the cost of mlops-drift beside evidently and nannyml
 	@$(BIN)/python benchmarks/drift_speed.py $(ARGS)
+
+benchmark-scale: $(PARQUET).done $(VENV)/report.done $(CLEAN) ## Measure 10⁴ to 10⁷ rows and write docs/scale.md (an hour, 3 GB of disk; ARGS="--sizes 1e5 --rounds 1")
+	@$(BIN)/python benchmarks/scale.py $(or $(ARGS),--plain 1e6 --predict 1e6 1e7) --write-docs
 
 clean: ## Remove the environment and what tools left behind (data, models and the DVC cache stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis htmlcov .coverage

@@ -1,4 +1,4 @@
-"""What both benchmarks share: tables, child processes and what they cost, dirty files, a throw-away copy of the tree.
+"""What the benchmarks share: tables, child processes and what they cost, dirty files, a throw-away copy of the tree.
 
 Heavy libraries are imported where they are used: a child's peak memory includes that of the process that started it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,8 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
 CLEAN_FILE = ROOT / "data/raw/german_credit_original.csv"
 MODELS = ("logistic_regression", "decision_tree", "random_forest", "svm", "xgboost")
 ALL_MODELS = ("scorecard", "logistic_regression", "decision_tree", "xgboost_monotone", "svm", "random_forest", "xgboost", "blend")
+# Where `make .venv/parquet.done` puts pyarrow: beside the environment, so that nothing has it that does not ask for it.
+PARQUET = ROOT / ".venv/parquet"
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -37,17 +40,29 @@ class Usage(NamedTuple):
     peak: float
 
 
-def environment(tree: Path) -> dict[str, str]:
-    """Environment of children that work in ``tree``: its package, this Python first on PATH, one thread."""
+def environment(tree: Path, libraries: Sequence[Path] = ()) -> dict[str, str]:
+    """Environment of children that work in ``tree``: its package and ``libraries``, this Python first on PATH, one thread."""
     # Without PYTHONDONTWRITEBYTECODE, which some shells set: every stage would compile the package anew.
     dropped = ("DVC_", "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    packages = os.pathsep.join(map(str, [tree / "src", *libraries]))
     site = str(tree.parent / "dvc-site-cache")
-    return kept | THREADS | {"PATH": path, "PYTHONPATH": str(tree / "src"), "DVC_SITE_CACHE_DIR": site, "DVC_NO_ANALYTICS": "1"}
+    return kept | THREADS | {"PATH": path, "PYTHONPATH": packages, "DVC_SITE_CACHE_DIR": site, "DVC_NO_ANALYTICS": "1"}
 
 
-def run(command: Sequence[str], folder: Path, tree: Path, *, codes: tuple[int, ...] = (0,)) -> tuple[Usage, str]:
+def wait(process: subprocess.Popen[bytes], start: float) -> Usage:
+    """Wait for a process that began at ``start`` (`time.perf_counter`), and return its cost; its exit code is in it."""
+    _, status, used = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Usage(used.ru_utime + used.ru_stime, wall, used.ru_maxrss * unit / 1e6)
+
+
+def run(
+    command: Sequence[str], folder: Path, tree: Path, *, codes: tuple[int, ...] = (0,), libraries: Sequence[Path] = ()
+) -> tuple[Usage, str]:
     """Run a command in ``folder`` and return its cost and what it printed.
 
     Raises
@@ -58,23 +73,38 @@ def run(command: Sequence[str], folder: Path, tree: Path, *, codes: tuple[int, .
     log = tree.parent / "output.txt"
     with log.open("wb") as stream:
         start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, env=environment(tree), stdout=stream, stderr=subprocess.STDOUT)
-        _, status, used = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
+        process = subprocess.Popen(command, cwd=folder, env=environment(tree, libraries), stdout=stream, stderr=subprocess.STDOUT)
+        used = wait(process, start)
     text = log.read_text(encoding="utf-8", errors="replace")
     if process.returncode not in codes:
         sys.exit(f"{' '.join(command)}: exit code {process.returncode}\n" + "\n".join(text.splitlines()[-15:]))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Usage(used.ru_utime + used.ru_stime, wall, used.ru_maxrss * unit / 1e6), text
+    return used, text
 
 
-def copy_of_tree(folder: Path) -> Path:
-    """Clone this repository into ``folder``, with its uncommitted changes and raw files. The caller's tree stays as it is."""
+def set_params(tree: Path, **values: str) -> None:
+    """Set keys of the sections of a copy's params.yaml, each of which stands there once."""
+    path = tree / "params.yaml"
+    text = path.read_text(encoding="utf-8")
+    for key, value in values.items():
+        text, count = re.subn(rf"^(  {key}:).*$", rf"\1 {value}", text, flags=re.MULTILINE)
+        if count != 1:
+            sys.exit(f"params.yaml: found {count} lines with the key {key}, expected one")
+    path.write_text(text, encoding="utf-8")
+
+
+def copy_of_tree(folder: Path, revision: str | None = None) -> Path:
+    """Clone this repository into ``folder``, with its uncommitted changes, or an earlier revision of it, and its raw files.
+
+    The caller's tree stays as it is.
+    """
     tree = folder / "tree"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tree)], check=True)
-    listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")
+    names = []
+    if revision is None:
+        listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")
+    else:
+        subprocess.run(["git", "-C", str(tree), "checkout", "--quiet", "--detach", revision], check=True)
     # Raw files are DVC's, not Git's: with them here the copy needs no remote.
     names += [str(path.relative_to(ROOT)) for path in (ROOT / "data/raw").glob("*.csv")]
     for name in filter(None, names):
@@ -98,7 +128,9 @@ def dirty_applicants(seed: int, folder: Path) -> Applicants:
     params, contract = load_params(ROOT / "params.yaml"), load_contract(ROOT / "data/schema.yaml")
     path = folder / f"german_credit_{seed}.csv"
     write_csv(make_dirty(pd.read_csv(CLEAN_FILE), seed), path)
-    return DataCleaner(contract, params.prepare.duplicate_min_cells).clean(DataLoader(contract).load(path), path.name)
+    prepare = params.prepare
+    cleaner = DataCleaner(contract, prepare.duplicate_min_cells, prepare.duplicate_strict_after)
+    return cleaner.clean(DataLoader(contract).load(path), path.name)
 
 
 def fit_all(way: str, method: str) -> None:

@@ -41,7 +41,8 @@ def main() -> int:
     raw = ROOT / params.data.raw
     if not raw.exists():
         sys.exit(f"{params.data.raw}: no such file; `dvc pull` fetches it")
-    applicants = DataCleaner(contract, params.prepare.duplicate_min_cells).clean(DataLoader(contract).load(raw), str(raw))
+    cleaner = DataCleaner(contract, params.prepare.duplicate_min_cells, params.prepare.duplicate_strict_after)
+    applicants = cleaner.clean(DataLoader(contract).load(raw), str(raw))
     model = args.model or params.train.model
     found = measure(applicants, contract, params, model, args.splits, args.repeats or params.train.n_repeats)
     return report(np.array(list(found)), params.evaluate.conformal_level, model)

@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import Usage, copy_of_tree, fit_all, print_table, run, write_rows
+from common import Usage, copy_of_tree, fit_all, print_table, run, set_params, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,16 +49,6 @@ class Bench:
         used, text = run(command, folder or self.tree, self.tree, codes=codes)
         self.found.setdefault(name, []).append(used)
         return text
-
-    def configure(self, **train: str) -> None:
-        """Set keys of the section ``train`` in the copy's params.yaml."""
-        path = self.tree / "params.yaml"
-        text = path.read_text(encoding="utf-8")
-        for key, value in train.items():
-            text, count = re.subn(rf"^(  {key}:).*$", rf"\1 {value}", text, flags=re.MULTILINE)
-            if count != 1:
-                sys.exit(f"params.yaml: found {count} lines with the key {key}, expected one")
-        path.write_text(text, encoding="utf-8")
 
     def cpu(self, name: str) -> float:
         return statistics.median(used.cpu for used in self.found[name])
@@ -151,12 +141,12 @@ def leaderboard(bench: Bench) -> list[Row]:
     rows = []
     for calibration, bar in (("none", 25), ("sigmoid", 50)):
         _settle(bench)
-        bench.configure(model="best", calibration=calibration)
+        set_params(bench.tree, model="best", calibration=calibration)
         name = f"leaderboard of eight models, calibration {calibration}"
         for _ in range(bench.rounds):
             bench.measure(name, [PYTHON, "src/train.py"])
         rows.append(bench.row(name, bar=f"<= {bar} CPU s", verdict=_verdict(bench.cpu(name) <= bar)))
-    bench.configure(model="logistic_regression", calibration="none")
+    set_params(bench.tree, model="logistic_regression", calibration="none")
     return rows
 
 
@@ -171,10 +161,10 @@ def experiments(bench: Bench) -> list[Row]:
     for _ in range(min(bench.rounds, 3)):
         runs = []
         for one in found:
-            bench.configure(**{key.removeprefix("train."): str(value) for key, value in one.config.items()})
+            set_params(bench.tree, **{key.removeprefix("train."): str(value) for key, value in one.config.items()})
             runs += [run([PYTHON, f"src/{stage}.py"], bench.tree, bench.tree)[0] for stage in ("train", "evaluate")]
         direct.append(Usage(sum(used.cpu for used in runs), sum(used.wall for used in runs), max(used.peak for used in runs)))
-        bench.configure(model="logistic_regression", imbalance="none")
+        set_params(bench.tree, model="logistic_regression", imbalance="none")
         run(DVC, bench.tree, bench.tree)
         for jobs, name in names.items():
             # Nothing may come out of the cache of runs, or it would be no work.
@@ -230,7 +220,7 @@ def _settle(bench: Bench) -> None:
     """Bring the copied tree to logistic regression, 15 folds and no resampling, once, and compile what it imports."""
     if (bench.folder / "settled").exists():
         return
-    bench.configure(model="logistic_regression", imbalance="none", n_splits="5", n_repeats="3")
+    set_params(bench.tree, model="logistic_regression", imbalance="none", n_splits="5", n_repeats="3")
     run(DVC if any(bench.tree.glob("data/raw/*.csv")) else [*DVC, "--pull"], bench.tree, bench.tree)
     run(DVC, bench.tree, bench.tree)
     (bench.folder / "settled").touch()

@@ -84,10 +84,10 @@ class CellParser:
         from pandas.api.types import infer_dtype, is_bool_dtype, is_numeric_dtype
 
         if isinstance(cells.dtype, pd.CategoricalDtype):
-            parsed = self._parse_distinct(cells.cat.categories)
-            # The last one is for the code -1: missing.
-            values, status = np.append(parsed.values, math.nan), np.append(parsed.status, np.uint8(MISSING))
-            return Cells(values[cells.cat.codes], status[cells.cat.codes])
+            distinct, places = self._parse_distinct(cells.cat.categories), cells.cat.codes.to_numpy()
+            # The last one is for the place -1: missing.
+            extended = Cells(np.append(distinct.values, math.nan), np.append(distinct.status, np.uint8(MISSING)))
+            return Cells(extended.values[places], extended.status[places])
         plain_numbers = is_numeric_dtype(cells.dtype) and not is_bool_dtype(cells.dtype)
         if plain_numbers and self.text_codes is None and not self.date:
             return self.parse_numbers(cells.to_numpy(dtype=float, na_value=np.nan))

@@ -346,7 +346,7 @@ def prepare_features(argv: list[str] | None = None) -> int:
     _check_files(parser, args, "train test", "output-train output-test")
 
     def _features() -> None:
-        from mlops_project.config import FEATURES, MODELS, PROCESSED, load_params
+        from mlops_project.config import FEATURES, MODELS, PROCESSED, load_params, table_path
         from mlops_project.files import write_table
         from mlops_project.manifest import dump
         from mlops_project.preprocessing import feature_table, fit_preprocessor, shown_contract
@@ -406,7 +406,7 @@ def train(argv: list[str] | None = None) -> int:
     _check_files(parser, args, "X-train y-train preprocessor", "output")
 
     def _train() -> None:
-        from mlops_project.config import BEST_MODEL, MODELS, PROCESSED, fold_groups, load_params, with_training
+        from mlops_project.config import BEST_MODEL, MODELS, PROCESSED, fold_groups, load_params, table_path, with_training
         from mlops_project.manifest import dump
         from mlops_project.modeling import train as training
         from mlops_project.preprocessing import load_preprocessor, value_columns

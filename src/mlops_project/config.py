@@ -51,6 +51,7 @@ class DataParams(Strict, frozen=True):
 
 class PrepareParams(Strict, frozen=True):
     duplicate_min_cells: Annotated[int, Meta(ge=0)]
+    duplicate_strict_after: Annotated[int, Meta(ge=1)] | None
     split: Literal["hash", "stratified", "by_time", "by_group"]
     group_column: str | None
     date_column: str | None

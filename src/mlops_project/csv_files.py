@@ -167,7 +167,7 @@ def _plain_rows(stream: BinaryIO, delimiter: str) -> int | None:
 
 
 def _delimiters(text: bytes, delimiter: str) -> np.ndarray | None:
-    """Delimiters per line; None if there are quotes, carriage returns that end a line alone, or lines longer than a cell may be."""
+    """Delimiters per line; None if there are quotes, lone carriage returns, or lines longer than a cell may be."""
     if b'"' in text or text.count(b"\r") != text.count(b"\r\n"):
         return None
     cells = np.frombuffer(text, dtype=np.uint8)

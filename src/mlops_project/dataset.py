@@ -242,7 +242,7 @@ class Cleaned(NamedTuple):
         index = pd.Index(self.ids.texts(start, stop), name=APPLICANT_ID)
         table = pd.DataFrame(columns, index=index)
         for name in self.passengers:
-            table[name] = self.passengers[name].iloc[start:stop].array
+            table[str(name)] = self.passengers[name].iloc[start:stop].array
         return table, pd.Series(self.target[start:stop].astype(int), index=index, name=contract.target.name)
 
     def applicants(self) -> Applicants:
@@ -257,11 +257,14 @@ class DataCleaner:
     contract : Contract
     duplicate_min_cells : int
         Rows in which all cells valid in both agree, at least this many, are one applicant. 0: no merging by agreement.
+    duplicate_strict_after : int, optional
+        Rows after so many also need all highly distinct columns to agree, as `first_occurrences` says.
     """
 
-    def __init__(self, contract: Contract, duplicate_min_cells: int = 12) -> None:
+    def __init__(self, contract: Contract, duplicate_min_cells: int = 12, duplicate_strict_after: int | None = None) -> None:
         self.contract = contract
         self.duplicate_min_cells = duplicate_min_cells
+        self.duplicate_strict_after = duplicate_strict_after
 
     def clean(self, raw: pd.DataFrame, source: str = "table") -> Applicants:
         """Clean a raw table that holds all columns of the contract and the target.
@@ -291,19 +294,17 @@ class DataCleaner:
     ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """Return the features, positions of the first occurrences, and keys of those who are left when duplicates are merged."""
         if given is None:
-            leaders = first_occurrences(np.column_stack([*features, y]), self.duplicate_min_cells)
+            columns = [*features, y.astype(np.float16)]
+            leaders = first_occurrences(columns, self.duplicate_min_cells, strict_after=self.duplicate_strict_after)
         else:
-            nameless = np.flatnonzero(given == "")  # noqa: PLC1901 - elementwise
+            nameless = np.flatnonzero(given == "")
             given[nameless] = hash_rows(np.column_stack([values[nameless] for values in features]), self.contract)
             groups, _ = pd.factorize(given)
             leaders = np.unique(groups, return_index=True)[1][groups]
         leads = leaders == np.arange(len(leaders))
         first, copies = np.flatnonzero(leads), np.flatnonzero(~leads)
         if given is None:
-            parts = [
-                row_hashes(np.column_stack([values[rows] for values in features]), self.contract)
-                for rows in _chunks(first)
-            ]
+            parts = [row_hashes(np.column_stack([values[rows] for values in features]), self.contract) for rows in _chunks(first)]
             keys = np.concatenate(parts)
         else:
             keys = given[first]
@@ -541,9 +542,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(path: str | Path, contract: Contract, params: PrepareParams) -> Prepared:
-    """Load, clean and split a raw table; ``-`` is CSV on standard input. Raises as `DataLoader`, `DataCleaner`, `DataSplitter`."""
+    """Load, clean and split a raw table; ``-`` is CSV on standard input. Raises as all three do."""
     source = "standard input" if str(path) == "-" else str(path)
-    cleaned = DataCleaner(contract, params.duplicate_min_cells).clean_batches(DataLoader(contract).batches(path), source)
+    cleaned = DataCleaner(contract, params.duplicate_min_cells, params.duplicate_strict_after).clean_batches(
+        DataLoader(contract).batches(path), source
+    )
     held_out = DataSplitter(params).held_out(cleaned)
     return Prepared(cleaned, held_out, cleaned.report | {"split": split_report(cleaned.target, held_out)})
 
@@ -555,15 +558,17 @@ def save_prepared(prepared: Prepared, folder: str | Path = PROCESSED, tables: st
     """
     folder, cleaned = Path(folder), prepared.cleaned
     with ExitStack() as stack:
-        writers = [
-            [stack.enter_context(TableWriter(folder / f"{kind}{name}.{tables}")) for kind in "Xy"] for name in ("traintest", "test")
-        ]
+        X_train, y_train, X_test, y_test = (
+            stack.enter_context(TableWriter(folder / f"{name}.{tables}"))
+            for name in ("Xtraintest", "ytraintest", "Xtest", "ytest")
+        )
         for start in range(0, len(cleaned.ids), BATCH_ROWS):
-            parts = cleaned.rows(start, start + BATCH_ROWS, single=tables == "parquet")
+            X, y = cleaned.rows(start, start + BATCH_ROWS, single=tables == "parquet")
             held_out = prepared.held_out[start : start + BATCH_ROWS]
-            for pair, chosen in zip(writers, (~held_out, held_out), strict=True):
-                for writer, part in zip(pair, parts, strict=True):
-                    writer.write(part[chosen])
+            X_train.write(X[~held_out])
+            y_train.write(y[~held_out])
+            X_test.write(X[held_out])
+            y_test.write(y[held_out])
     if folder.resolve() == PROCESSED.resolve():
         write_json(prepared.report, METRICS / "prepare.json")
 

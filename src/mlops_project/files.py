@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import yaml
 
@@ -208,7 +208,7 @@ class TableWriter:
         self._stack = contextlib.ExitStack()
         self._stream: Any = None
 
-    def __enter__(self) -> TableWriter:
+    def __enter__(self) -> Self:
         self._temporary = self._stack.enter_context(atomic_path(self.path))
         return self
 
@@ -224,7 +224,7 @@ class TableWriter:
             return
         first = self._stream is None
         if first:
-            self._stream = open(self._temporary, "w", encoding="utf-8", newline="")
+            self._stream = open(self._temporary, "w", encoding="utf-8", newline="")  # noqa: SIM115 - until the block ends
         part.to_csv(self._stream, index=self.index, header=first, lineterminator="\n")
 
     def _write_parquet(self, part: pd.DataFrame | pd.Series) -> None:

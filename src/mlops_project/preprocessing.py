@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Of more rows so many, evenly spread, say what missing cells become and how numbers are scaled: the standard error of a mean
 # is then a thousandth of a standard deviation.
-PREPROCESSED_ROWS = 500_000
+PREPROCESSED_ROWS = 200_000
 # Rows that are transformed at a time where all would take too much memory.
 BLOCK_ROWS = 50_000
 

@@ -2,14 +2,15 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_project.dataset import DataCleaner, DataLoader, DataSplitter
+from mlops_project.dataset import DataCleaner, DataLoader, DataSplitter, table_files
 from mlops_project.errors import DataError
-from mlops_project.monitoring.batches import append, labelled, logged_applicants, read_batch, refused
+from mlops_project.monitoring.batches import _file_behind, append, labelled, logged_applicants, read_batch, refused
 from mlops_project.serving.log import PredictionLog, Record, new_request_id, open_store, results
 
 
@@ -83,6 +84,35 @@ def test_the_delimiter_and_the_dropped_columns_of_the_raw_table_stay(raw_table, 
     found = pd.read_csv(raw, sep=";", dtype=str)
     assert list(found.columns) == list(raw_table.columns)
     assert len(found) == len(raw_table) + rows
+
+
+def test_of_a_folder_no_file_is_touched_and_the_rows_stand_behind_all_others(raw_table, contract, params, new_rows, tmp_path):
+    raw = tmp_path / "raw"
+    for month, rows in (("2026-01", raw_table[:600]), ("2026-02", raw_table[600:])):
+        (raw / f"month={month}").mkdir(parents=True)
+        rows.to_csv(raw / f"month={month}/part.csv", index=False, sep=";")
+    months = {path: path.read_bytes() for path in table_files(raw)}
+    ids = list(DataCleaner(contract).clean(DataLoader(contract).load(raw)).table.index)
+    for seed in (6, 7):
+        batch = read_batch([written(new_rows(40, seed), tmp_path)], contract, 0.1)
+        _, new = append(raw, batch, contract, params.prepare)
+        ids += new
+        assert list(DataCleaner(contract).clean(DataLoader(contract).load(raw)).table.index) == ids
+    with pytest.raises(DataError, match="are in raw already"):
+        append(raw, batch, contract, params.prepare)
+    assert {path: path.read_bytes() for path in months} == months
+    files = [path.relative_to(raw).as_posix() for path in table_files(raw)]
+    assert files[2:] == ["month=2026-02/part_batch001.csv", "month=2026-02/part_batch002.csv"]
+    assert pd.read_csv(raw / files[3], sep=";").columns.tolist() == raw_table.columns.tolist()
+
+
+@pytest.mark.parametrize("last", ["2026-06.csv", "2026-06_batch001.csv", "2026-06_batch999.csv", "part-0.csv", "x_batch.csv"])
+def test_a_batch_stands_between_the_last_month_and_the_next(last, tmp_path):
+    following = "2026-07.csv" if last.startswith("2026") else "z.csv"
+    for name in (last, _file_behind(Path(last)).name, _file_behind(_file_behind(Path(last))).name, following):
+        (tmp_path / name).touch()
+    names = [path.name for path in table_files(tmp_path)]
+    assert (names[0], names[-1], len(names)) == (last, following, 4)
 
 
 def test_applicants_with_the_same_cells_and_other_outcomes_are_both_kept(raw, contract, params, new_rows, tmp_path):

@@ -34,6 +34,7 @@ CHANGES = {
     "data.raw": ("prepare", "data/raw/other.csv", {}),
     "data.contract": ("prepare", "data/other_schema.yaml", {}),
     "prepare.duplicate_min_cells": ("prepare", 0, {}),
+    "prepare.duplicate_strict_after": ("prepare", 1, {}),
     "prepare.split": ("prepare", "stratified", {}),
     "prepare.group_column": ("prepare", "region", GROUPED),
     "prepare.date_column": ("prepare", "born_on", DATED),

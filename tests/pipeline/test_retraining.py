@@ -311,6 +311,33 @@ def moments(clone):
 
 
 @pytest.mark.integration
+def test_of_a_folder_of_months_a_batch_becomes_one_more_file(fresh, batch):
+    head = fresh.git("rev-parse", "HEAD").strip()
+    table, folder = fresh.path / "data/raw/german_credit_modified.csv", fresh.path / "data/raw/applications"
+    header, *rows = table.read_bytes().splitlines(keepends=True)
+    folder.mkdir()
+    for name, part in (("2026-01.csv", rows[:500]), ("2026-02.csv", rows[500:])):
+        (folder / name).write_bytes(header + b"".join(part))
+    fresh.edit("params.yaml", "raw: data/raw/german_credit_modified.csv", "raw: data/raw/applications")
+    fresh.dvc("add", "--quiet", "data/raw/applications")
+    fresh.repro()
+    fresh.commit("months")
+    try:
+        printed = retrain(fresh, batch(1500, 2, drift=True), "--concept-drift", "--no-push")
+        assert "evaluate.roc_auc is better" in printed
+        tracked = fresh.git("show", f"{NAME}#champion#2:data/raw/applications.dvc")
+        assert "nfiles: 3" in tracked
+        accepted = next(record for record in audit(fresh) if record["event"] == "accepted")
+        assert f"md5: {accepted['data']['md5']}\n" in tracked, "the hash by which DVC knows the folder"
+        names = fresh.dvc("list", ".", "data/raw/applications", "--rev", f"{NAME}#champion#2").stdout.split()
+        assert names == ["2026-01.csv", "2026-02.csv", "2026-02_batch001.csv"]
+    finally:
+        fresh.git("reset", "--quiet", "--hard", head)
+        shutil.rmtree(folder)
+        fresh.dvc("checkout", "--quiet", "--force")
+
+
+@pytest.mark.integration
 def test_a_run_that_is_killed_leaves_champion_service_and_repository_as_they_were(fresh, batch):
     new = batch(1500, 2, drift=True)
     retrain(fresh, "place", "--serve", "var/served")

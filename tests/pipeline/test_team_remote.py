@@ -1,6 +1,8 @@
 """`make remote` and `make gc` without a server: folders as remotes, and what is refused."""
 
 import os
+import shutil
+import sys
 
 import pytest
 
@@ -57,3 +59,43 @@ def test_a_ci_run_without_remote_or_key_uses_the_embedded_one(clone, variables, 
     done = team_remote(clone, CI="true", **variables)
     assert message in done.stdout
     assert clone.dvc("config", "core.remote").stdout.strip() == "embedded"
+
+
+def test_a_teams_own_data_and_much_of_anything_never_go_into_git(clone):
+    def check():
+        return clone.run(sys.executable, "scripts/check_embedded.py", check=False)
+
+    assert check().returncode == 0, "what is released"
+    (clone.path / "data/raw/applications").mkdir()
+    (clone.path / "data/raw/applications/2026-01.csv").write_text("secret\n1\n", encoding="utf-8")
+    clone.dvc("add", "--quiet", "data/raw/applications")
+    tracked = clone.path / "data/raw/applications.dvc"
+    refused = check()
+    assert refused.returncode == 1
+    assert "data/raw/applications.dvc: not pinned to the embedded remote" in refused.stderr
+    assert "make remote DVC_REMOTE_URL=" in refused.stderr
+    text = tracked.read_text(encoding="utf-8") + "  remote: embedded\n"
+    tracked.write_text(text, encoding="utf-8")
+    assert check().returncode == 0, "said by hand"
+    size = next(line for line in text.splitlines() if "size:" in line)
+    tracked.write_text(text.replace(size, "  size: 80000000"), encoding="utf-8")
+    assert "MB (of it applications 80)" in check().stderr
+    tracked.unlink()
+    shutil.rmtree(clone.path / "data/raw/applications")
+    clone.git("checkout", "-q", "--", "data/raw/.gitignore")
+
+
+@pytest.mark.parametrize("target", ["embed", "push", "sync"])
+def test_make_asks_before_the_remote_in_git_is_written(target, root):
+    lines = (root / "Makefile").read_text(encoding="utf-8").split(f"\n{target}:")[1].split("\n\n")[0].splitlines()
+    asked, written = (next(i for i, line in enumerate(lines) if text in line) for text in ("$(CHECK_EMBEDDED)", "$(DVC) push"))
+    assert asked < written
+
+
+def test_a_shared_cache_is_not_cleaned_without_a_word_on_who_else_uses_it(clone, tmp_path):
+    team_remote(clone, DVC_REMOTE_URL=str(tmp_path))
+    clone.dvc("cache", "dir", "--local", str(tmp_path / "cache"))
+    done = clone.run("sh", "scripts/collect_garbage.sh", check=False, env={"FORCE": "1", "PROJECTS": ""})
+    assert done.returncode == 1
+    assert "the cache may be shared" in done.stderr
+    (clone.path / ".dvc/config.local").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,6 @@ from msgspec.structs import replace
 from sklearn.base import clone
 
 from mlops_project.config import AVAILABLE_MODELS, Params, TrainParams
-from mlops_project.dataset import Applicants
 from mlops_project.errors import ParamsError
 from mlops_project.modeling import blocks as module
 from mlops_project.modeling.blocks import Blocks, fit_in_blocks
@@ -21,7 +21,11 @@ from mlops_project.modeling.folds import PARTS, make_folds
 from mlops_project.modeling.models import Model, build_model
 from mlops_project.modeling.train import fit, train
 from mlops_project.preprocessing import Columns, build_preprocessor, spread, value_columns
-from mlops_project.schema import Contract
+
+if TYPE_CHECKING:
+    from mlops_project.dataset import Applicants
+    from mlops_project.schema import Contract
+
 
 def exact(name: str, params: Params, columns: Columns, train: TrainParams | None = None) -> Model:
     """A model; the logistic regression goes to its optimum, as it does in blocks, and does not stop at a tolerance of 1e-4."""

@@ -95,6 +95,7 @@ def test_whole_numbers_may_stand_for_floats_and_become_them(content: dict[str, A
     ("path", "value"),
     [
         ("prepare.duplicate_min_cells", 0),
+        ("prepare.duplicate_strict_after", None),
         ("train.n_splits", 2),
         ("train.seed", 0),
         ("train.seed", 2**32 - 1),
@@ -194,6 +195,7 @@ def test_every_value_of_another_type_is_refused_with_its_place(content: dict[str
         ("prepare.test_size", 1.0, "expected float < 1.0"),
         ("prepare.test_size", math.nan, "expected float > 0.0"),
         ("prepare.duplicate_min_cells", -1, "expected int >= 0"),
+        ("prepare.duplicate_strict_after", 0, "expected int >= 1"),
         ("featurize.scale", "minmax", "allowed: standard, robust, none"),
         ("featurize.outliers", False, "allowed: none, iqr, percentiles"),
         ("featurize.ordinals", "onehot", "allowed: rank, one_hot"),

@@ -158,7 +158,9 @@ def test_parquet(tmp_path: Path, raw_table: pd.DataFrame, contract: Contract) ->
 def test_what_is_not_a_file_is_refused(tmp_path: Path, contract: Contract) -> None:
     with pytest.raises(DataError, match=r"absent.csv: no such file; put the raw table there, .*params.yaml$"):
         DataLoader(contract).load(tmp_path / "absent.csv")
-    with pytest.raises(DataError, match=r"is a folder that holds neither CSV nor Parquet files; expected one table in files of one kind$"):
+    with pytest.raises(
+        DataError, match=r"is a folder that holds neither CSV nor Parquet files; expected one table in files of one kind$"
+    ):
         DataLoader(contract).load(tmp_path)
 
 
@@ -403,7 +405,13 @@ def test_the_seed_draws_another_split_and_the_size_only_a_larger_one(prepare: Pr
 def test_the_side_of_an_applicant_never_changes() -> None:
     """Another literal here means that every held-out applicant of every team changes sides."""
     params = PrepareParams(
-        duplicate_min_cells=12, split="hash", group_column=None, date_column=None, test_size=0.5, split_seed=42
+        duplicate_min_cells=12,
+        duplicate_strict_after=None,
+        split="hash",
+        group_column=None,
+        date_column=None,
+        test_size=0.5,
+        split_seed=42,
     )
     names = [f"applicant-{i}" for i in range(16)]
     table = pd.DataFrame(index=pd.Index(names, name="applicant_id"))

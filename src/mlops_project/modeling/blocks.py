@@ -7,32 +7,37 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable  # noqa: TC003 - a field of a NamedTuple
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlops_project.preprocessing import BLOCK_ROWS, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sklearn.base import ClassifierMixin
 
     from mlops_project.modeling.scorecard import Scorecard
 
+    # Rows, outcomes, weights.
+    Block = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 # Rows from which iterations start that then go over all of them.
 STARTING_ROWS = 100_000
 # Newton's decrement per row at which the optimum is reached: half of it is what is left to gain of the mean log loss.
 CONVERGED = 1e-14
+MAX_PASSES = 50
 # Share of the machine's memory up to which XGBoost holds the binned rows in it.
 IN_MEMORY = 0.5
 
 
-class Blocks(NamedTuple):
+@dataclass(frozen=True)
+class Blocks:
     """Training rows of one view, made anew in every pass.
 
-    Attributes
+    Parameters
     ----------
     view : callable
         Positions of rows, int of shape (n,), to the rows, float of shape (n, n columns).
@@ -48,7 +53,7 @@ class Blocks(NamedTuple):
     y: np.ndarray
     weight: np.ndarray
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[Block]:
         """Yield rows, outcomes and weights, `BLOCK_ROWS` at a time."""
         for start in range(0, len(self.rows), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
@@ -62,7 +67,7 @@ class Blocks(NamedTuple):
         for number, (block, _, _) in enumerate(parts):
             found = np.empty((len(chosen), block.shape[1]), dtype=np.float32) if found is None else found
             found[number * BLOCK_ROWS :][: len(block)] = block
-        assert found is not None  # noqa: S101 - there are rows
+        assert found is not None
         return found, parts.y, parts.weight
 
 
@@ -80,29 +85,15 @@ def fit_in_blocks(classifier: ClassifierMixin, blocks: Blocks) -> ClassifierMixi
 
 
 def _fit_logistic_regression(classifier: Any, blocks: Blocks) -> Any:
-    """Newton's method from the optimum on some of the rows. The penalty keeps the Hessian regular."""
-    from scipy.special import expit
     from sklearn.base import clone
 
     start = clone(classifier).fit(*blocks.together(STARTING_ROWS))
     beta = np.append(start.coef_[0], start.intercept_[0])
-    # The objective of the class: C times the log loss, and half the squared coefficients, the intercept's not.
-    penalty = np.append(np.full(len(beta) - 1, 1 / classifier.C), 0.0)
-    for iteration in range(1, classifier.max_iter + 1):
-        gradient, hessian = penalty * beta, np.diag(penalty)
-        for rows, y, weight in blocks:
-            X = np.column_stack([rows, np.ones(len(rows))])
-            p_good = expit(X @ beta)
-            gradient += X.T @ (weight * (p_good - y))
-            hessian += X.T @ (X * (weight * p_good * (1 - p_good))[:, np.newaxis])
-        step = np.linalg.solve(hessian, gradient)
-        beta -= step
-        if step @ gradient <= CONVERGED * blocks.weight.sum():
-            break
-    classifier.classes_ = start.classes_
-    classifier.n_features_in_ = start.n_features_in_
+    # The class minimises C times the log loss and half the squared coefficients, the intercept's not.
+    beta, iterations = _newton(blocks, beta, 1 / classifier.C, 0.0, -np.inf)
+    classifier.classes_, classifier.n_features_in_ = start.classes_, start.n_features_in_
     classifier.coef_, classifier.intercept_ = beta[np.newaxis, :-1].copy(), beta[-1:].copy()
-    classifier.n_iter_ = np.array([iteration], dtype=np.int32)
+    classifier.n_iter_ = np.array([iterations], dtype=np.int32)
     return classifier
 
 
@@ -111,32 +102,68 @@ def _fit_scorecard(card: Scorecard, blocks: Blocks) -> Scorecard:
     from mlops_project.modeling.scorecard import fit_coefficients
 
     encoder = card.encoder().fit_counts(_counts(blocks))
-    woe = [bins.woe for bins in encoder.bins_]
-    places = np.empty((len(blocks.rows), len(woe)), dtype=np.min_scalar_type(max(map(len, woe))))
-    signs = np.where(blocks.y == 1, 1.0, -1.0)
+    places = np.empty((len(encoder.bins_), len(blocks.rows)), dtype=np.min_scalar_type(max(len(b.woe) for b in encoder.bins_)))
     at = 0
     for rows, _, _ in blocks:
         for i, bins in enumerate(encoder.bins_):
-            places[at : at + len(rows), i] = bins.assign(rows[:, i])
+            places[i, at : at + len(rows)] = bins.assign(rows[:, i])
         at += len(rows)
 
-    def evidence(chosen: np.ndarray | slice) -> np.ndarray:
-        found = places[chosen]
-        out = np.empty(found.shape)
-        for i, table in enumerate(woe):
-            out[:, i] = table[found[:, i]]
-        return out
+    def evidence(rows: np.ndarray) -> np.ndarray:
+        return np.column_stack([bins.woe[found[rows]] for bins, found in zip(encoder.bins_, places, strict=True)])
 
-    def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        for start in range(0, len(places), BLOCK_ROWS):
-            part = slice(start, start + BLOCK_ROWS)
-            yield evidence(part), signs[part], blocks.weight[part]
-
-    some = spread(len(places), STARTING_ROWS)
-    first = [(evidence(some), signs[some], blocks.weight[some])]
-    start = np.concatenate(fit_coefficients(lambda: first, card.C, card.center))
-    card.set_fitted(encoder, *fit_coefficients(parts, card.C, card.center, start))
+    numbered = Blocks(evidence, np.arange(len(blocks.rows)), blocks.y, blocks.weight)
+    woe, y, weight = numbered.together(STARTING_ROWS)
+    start = np.concatenate(fit_coefficients(woe.astype(float), np.where(y == 1, 1.0, -1.0), weight, card.C, card.center))
+    beta, _ = _newton(numbered, start, 1 / card.C, card.center, 0.0)
+    card.set_fitted(encoder, beta[:-1], beta[-1:])
     return card
+
+
+def _newton(
+    blocks: Blocks,
+    beta: np.ndarray,
+    penalty: float,
+    center: float,
+    lower: float,
+) -> tuple[np.ndarray, int]:
+    """Minimise the weighted log loss and half the ``penalty`` on squared distances of coefficients to ``center``.
+
+    Newton's steps, each the best within the bounds by the second-order view of the objective; started near the optimum, a few
+    passes over the rows find it to rounding. ``beta`` holds the intercept last, which has neither penalty nor bound.
+
+    Returns
+    -------
+    beta : ndarray
+    passes : int
+
+    References
+    ----------
+    Lee, J., Sun, Y. and Saunders, M. (2014). Proximal Newton-type methods for minimizing composite functions.
+    """
+    from scipy.linalg import solve_triangular
+    from scipy.optimize import lsq_linear
+    from scipy.special import expit
+
+    drawn = np.append(np.full(len(beta) - 1, penalty), 0.0)
+    least = np.append(np.full(len(beta) - 1, lower), -np.inf)
+    passes = 0
+    while passes < MAX_PASSES:
+        passes += 1
+        gradient, hessian = drawn * (beta - center), np.diag(drawn)
+        for rows, y, weight in blocks:
+            X = np.column_stack([rows, np.ones(len(rows))])
+            p_good = expit(X @ beta)
+            gradient += X.T @ (weight * (p_good - y))
+            hessian += X.T @ (X * (weight * p_good * (1 - p_good))[:, np.newaxis])
+        # The quadratic as a sum of squares, |root · step − target|².
+        root = np.linalg.cholesky(hessian).T
+        target = -solve_triangular(root.T, gradient, lower=True)
+        step = lsq_linear(root, target, bounds=(least - beta, np.inf), method="bvls").x
+        beta = np.maximum(beta + step, least)
+        if -(step @ gradient) <= CONVERGED * blocks.weight.sum():
+            break
+    return beta, passes
 
 
 def _counts(blocks: Blocks) -> list[np.ndarray]:

@@ -181,4 +181,3 @@ class Fitter:
         if len(balanced) > len(encoded):  # the synthetic rows come last
             values = np.vstack([values, self.to_encoded.inverse_transform(balanced[len(encoded) :])])
         return TrainingRows({"values": values, "encoded": balanced}, y, weight)
-

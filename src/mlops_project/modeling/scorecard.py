@@ -17,7 +17,7 @@ from mlops_project.modeling.evidence import WeightOfEvidence
 from mlops_project.modeling.scale import ScoreScale  # noqa: TC001
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from sklearn.utils import Tags
@@ -92,7 +92,7 @@ class Scorecard(ClassifierMixin, BaseEstimator):
         woe = encoder.transform(X)
         sign = np.where(np.asarray(y).ravel() == encoder.classes_[1], 1.0, -1.0)
         weight = _check_sample_weight(sample_weight, woe, dtype=float)
-        self.set_fitted(encoder, *fit_coefficients(lambda: [(woe, sign, weight)], self.C, self.center))
+        self.set_fitted(encoder, *fit_coefficients(woe, sign, weight, self.C, self.center))
         return self
 
     def encoder(self) -> WeightOfEvidence:
@@ -131,49 +131,24 @@ class Scorecard(ClassifierMixin, BaseEstimator):
 
 
 def fit_coefficients(
-    parts: Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]],
-    C: float,
-    center: float,
-    start: np.ndarray | None = None,
+    woe: np.ndarray, sign: np.ndarray, weight: np.ndarray, C: float, center: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise the weighted log loss plus the penalty, with coefficients ≥ 0. Convex, so there is one answer.
-
-    Parameters
-    ----------
-    parts : callable
-        Returns the training rows in one or more parts: weights of evidence of shape (n, n columns), 1 for good and −1 for bad,
-        and weights, both of shape (n,).
-    C, center : float
-        See `Scorecard`.
-    start : ndarray of shape (n columns + 1,), optional
-        Where to begin, the intercept last.
-
-    Returns
-    -------
-    coefficients : ndarray of shape (n columns,)
-    intercept : ndarray of shape (1,)
-    """
+    """Minimise the weighted log loss plus the penalty, with coefficients ≥ 0. Convex, so there is one answer."""
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    total = sum(weight.sum() for _, _, weight in parts())
+    total = weight.sum()
 
     def loss(beta: np.ndarray) -> tuple[float, np.ndarray]:
+        margin = sign * (woe @ beta[:-1] + beta[-1])
         pull = beta[:-1] - center
-        value, gradient, bias = 0.0, np.zeros(len(pull)), 0.0
-        for woe, sign, weight in parts():
-            margin = sign * (woe @ beta[:-1] + beta[-1])
-            wrong = weight * sign * expit(-margin)
-            value += weight @ np.logaddexp(0, -margin)
-            gradient += wrong @ woe
-            bias += wrong.sum()
-        return (value + pull @ pull / (2 * C)) / total, np.append(pull / C - gradient, -bias) / total
+        wrong = weight * sign * expit(-margin)
+        value = weight @ np.logaddexp(0, -margin) + pull @ pull / (2 * C)
+        return value / total, np.append(pull / C - wrong @ woe, -wrong.sum()) / total
 
-    if start is None:
-        ((woe, sign, weight),) = parts()
-        start = np.full(woe.shape[1] + 1, center)
-        start[-1] = math.log(weight[sign > 0].sum() / weight[sign < 0].sum())
-    bounds = [(0.0, None)] * (len(start) - 1) + [(None, None)]
+    start = np.full(woe.shape[1] + 1, center)
+    start[-1] = math.log(weight[sign > 0].sum() / weight[sign < 0].sum())
+    bounds = [(0.0, None)] * woe.shape[1] + [(None, None)]
     tight = {"ftol": 1e-14, "gtol": 1e-9, "maxiter": 1000}
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=tight).x
     return found[:-1], found[-1:]

@@ -119,7 +119,9 @@ def train(
     model = _fit(picked, candidates[picked], X, outcome, preprocessor, contract, params, models, weight, groups)
     over = f"{len(folds)} folds of {len(outcome)} rows"
     if len(outcome) > params.one_split_above:
-        over = f"{len(folds)} parts of {sum(len(fold.test) for fold in folds)} held-out rows, fitted once to {len(folds[0].train)}"
+        over = (
+            f"{len(folds)} parts of {sum(len(fold.test) for fold in folds)} held-out rows, fitted once to {len(folds[0].train)}"
+        )
     for name, entry in board["models"].items():
         logger.info("%s: %s %.3f ± %.3f over %s", name, board["metric"], entry["mean"], entry["std"], over)
     if len(candidates) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,7 @@ import pandas as pd
 
 from mlops_project import csv_files
 from mlops_project.cells import VALID, identifier_status
-from mlops_project.dataset import Applicants, DataCleaner, DataLoader
+from mlops_project.dataset import Applicants, DataCleaner, DataLoader, table_files
 from mlops_project.errors import DataError
 from mlops_project.files import atomic_path
 from mlops_project.identity import hash_rows
@@ -96,9 +97,18 @@ def check_batch(rows: pd.DataFrame, contract: Contract, max_bad_cells: float, so
 
 
 def append(raw: Path, batch: Batch, contract: Contract, prepare: PrepareParams) -> tuple[int, list[str]]:
-    """Append to the raw file the rows of applicants whom it does not have; what was there stays as it is, byte by byte.
+    """Append to the raw table the rows of applicants whom it does not have; what was there stays as it is, byte by byte.
 
-    Who is new is decided as `prepare` decides it: with the rule that merges duplicates.
+    Who is new is decided as `prepare` decides it: with the rule that merges duplicates. Of a folder no file is touched: the rows
+    become a new one, behind all others.
+
+    Parameters
+    ----------
+    raw : Path
+        ``data.raw``: a CSV file, or a folder of them.
+    batch : Batch
+    contract : Contract
+    prepare : PrepareParams
 
     Returns
     -------
@@ -110,28 +120,46 @@ def append(raw: Path, batch: Batch, contract: Contract, prepare: PrepareParams) 
     Raises
     ------
     DataError
-        If nobody is new, or the raw file is not CSV.
+        If nobody is new, or the raw table is not CSV.
     """
-    if raw.suffix == ".parquet":
-        raise DataError(f"{raw}: rows are appended to CSV only; make data.raw a CSV file, or append by hand and `dvc repro`")
+    last = table_files(raw)[-1]
+    if last.suffix == ".parquet":
+        raise DataError(f"{raw}: rows are appended to CSV only; make data.raw a CSV table, or append by hand and `dvc repro`")
     old = DataLoader(contract).load(raw)
-    cleaner = DataCleaner(contract, prepare.duplicate_min_cells)
+    cleaner = DataCleaner(contract, prepare.duplicate_min_cells, prepare.duplicate_strict_after)
     before = len(cleaner.clean(old, str(raw)).table)
     after = cleaner.clean(pd.concat([old, batch.rows], ignore_index=True), f"{raw} and the new rows")
     kept = _first_rows(batch.rows, after, before, contract)
     if kept.empty:
         raise DataError(f"{batch.report['source']}: all {len(batch.rows)} applicants with an outcome are in {raw.name} already")
-    header, delimiter = csv_files.sniff(raw, str(raw), {*contract.columns, contract.target.name})
+    header, delimiter = csv_files.sniff(last, str(last), {*contract.columns, contract.target.name})
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
     # Columns that the contract drops stay empty.
     cells = kept.reindex(columns=header).astype(object).where(lambda table: table.notna(), "")
-    writer.writerows(cells.itertuples(index=False, name=None))
-    content = raw.read_bytes()
-    # A new file: the old one may be a link into the cache.
-    with atomic_path(raw) as temporary:
-        temporary.write_bytes(content + (b"" if content.endswith(b"\n") else b"\n") + text.getvalue().encode())
+    rows = cells.itertuples(index=False, name=None)
+    if raw.is_dir():
+        writer.writerows([header, *rows])
+        with atomic_path(_file_behind(last)) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
+    else:
+        writer.writerows(rows)
+        content = raw.read_bytes()
+        # A new file: the old one may be a link into the cache.
+        with atomic_path(raw) as temporary:
+            temporary.write_bytes(content + (b"" if content.endswith(b"\n") else b"\n") + text.getvalue().encode())
     return len(kept), list(after.table.index[before:])
+
+
+def _file_behind(last: Path) -> Path:
+    """Return the name of a file behind the last of a folder: of `2026-06.csv` it is `2026-06_batch001.csv`.
+
+    `_` sorts behind the dot, so it stands behind its month and before the next, whenever that comes.
+    """
+    numbered = re.fullmatch(r"(.*_batch)(\d{3})", last.stem)
+    if numbered and numbered[2] != "999":
+        return last.with_name(f"{numbered[1]}{int(numbered[2]) + 1:03d}{last.suffix}")
+    return last.with_name(f"{last.stem}_batch001{last.suffix}")
 
 
 def _first_rows(rows: pd.DataFrame, after: Applicants, before: int, contract: Contract) -> pd.DataFrame:

@@ -71,7 +71,9 @@ def main(argv: list[str] | None = None) -> int:
         "--model-version", metavar="VERSION", help="of log or export: what this model answered (its first digits will do)"
     )
     parser.add_argument("--reference", metavar="FILE", help=f"rows to compare with (default: {PROCESSED}/Xtraintest.csv)")
-    parser.add_argument("--scores", metavar="FILE", help=f"out-of-fold predictions of the reference (default: {PREDICTIONS}/out_of_fold.csv)")
+    parser.add_argument(
+        "--scores", metavar="FILE", help=f"out-of-fold predictions of the reference (default: {PREDICTIONS}/out_of_fold.csv)"
+    )
     parser.add_argument("--model", metavar="FILE", default=str(BEST_MODEL), help="scores a table (default: %(default)s)")
     parser.add_argument("--no-scores", action="store_true", help="leave the score out")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON, - for standard output in place of the table")

@@ -333,6 +333,11 @@ def _hashes(params: Params) -> dict[str, Any]:
 
 
 def _md5(path: Path) -> str:
+    """Hash by which DVC knows a file, or a folder: that of the list of its files."""
+    if path.is_dir():
+        files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+        listing = json.dumps([{"md5": _md5(file), "relpath": name} for name, file in files])
+        return f"{hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest()}.dir"
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 

@@ -124,7 +124,10 @@ def _push(revision: Revision, target: Target, *, trust_file: bool) -> tuple[str,
     with tempfile.TemporaryDirectory() as folder:
         model_file = _model_file(revision, Path(folder), trust_file=trust_file)
         model = load_model(model_file)
-        rows = read_table(io.BytesIO(revision.output(PROCESSED / f"Xtest.{revision.params()['data'].get('tables', 'csv')}")), model.feature_names_in_)
+        rows = read_table(
+            io.BytesIO(revision.output(PROCESSED / f"Xtest.{revision.params()['data'].get('tables', 'csv')}")),
+            model.feature_names_in_,
+        )
         plots, code = _files(revision, PLOTS, Path(folder)), _files(revision, CODE, Path(folder))
         name = tags.get(EXPERIMENT_TAG, _commit(revision)[:7])
         run_id = (found[0] if found else client.create_run(experiment.experiment_id, tags=tags, run_name=name)).info.run_id
