@@ -268,13 +268,14 @@ def _read_csv(source: str | Path | BinaryIO, name: str, types: dict[str, Any]) -
     return table
 
 
-def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True) -> pd.DataFrame:
+def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True, ids: bool = True) -> pd.DataFrame:
     """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
 
     ``-`` is CSV on standard input; a stream is what it begins with.
 
     The columns in ``text`` (`Contract.text_columns`) stay text: as a number, the code "01" would lose its zero.
     Unless the rows must be ``named``, those of a table without applicant ids are numbered from 1 on, in an index ``row``.
+    Without ``ids`` those of millions of applicants do not take up memory: rows are numbered from 0 on.
 
     Raises
     ------
@@ -288,7 +289,7 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
         # Only empty cells are missing: a category may be called "none" or "NA".
         as_text = dict.fromkeys([APPLICANT_ID, *text], str)
         if _is_parquet(path):
-            table = pd.read_parquet(path)
+            table = pd.read_parquet(path) if ids else _read_without_ids(path)
             table = table.reset_index() if table.index.name == APPLICANT_ID else table
         else:
             table = _read_csv(sys.stdin.buffer if str(path) == "-" else path, str(name), as_text)
@@ -302,13 +303,23 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
             f"{name}: cannot be read: {reason}; expected CSV in UTF-8 with commas, or a file that ends in .parquet, as"
             " `dvc repro prepare` or `mlops-prepare-data --save` writes it"
         ) from error
-    if APPLICANT_ID not in table and named:
+    if APPLICANT_ID not in table and named and ids:
         raise DataError(f"{name}: found columns {list(table.columns)[:5]}, expected {APPLICANT_ID!r}; rerun `dvc repro prepare`")
     if table.empty:
         raise DataError(f"{name}: holds no rows; expected one or more, as `dvc repro prepare` writes them")
+    if not ids:
+        return table.drop(columns=APPLICANT_ID, errors="ignore")
     if APPLICANT_ID in table:
         return table.set_index(APPLICANT_ID)
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="row"))
+
+
+def _read_without_ids(path: str | Path | BinaryIO) -> pd.DataFrame:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        names = [name for name in file.schema_arrow.names if name != APPLICANT_ID]
+        return file.read(names).to_pandas(ignore_metadata=True, self_destruct=True)
 
 
 def _is_parquet(path: str | Path | BinaryIO) -> bool:
@@ -324,7 +335,8 @@ def read_ids(path: str | Path) -> pd.Series:
     import pandas as pd
 
     if Path(path).suffix == ".parquet":
-        return pd.read_parquet(path, columns=[APPLICANT_ID])[APPLICANT_ID]
+        # A column, or the index of a table that was written at once.
+        return pd.read_parquet(path, columns=[APPLICANT_ID]).reset_index()[APPLICANT_ID]
     return pd.read_csv(path, usecols=[APPLICANT_ID], dtype=str, keep_default_na=False)[APPLICANT_ID]
 
 

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
 from mlops_project.config import EvaluateParams, Params
+from mlops_project.errors import DataError
 from mlops_project.features import FeaturePreprocessor, InvalidDataHandler
 from mlops_project.modeling import bootstrap
 from mlops_project.modeling.evaluation import (
@@ -23,6 +24,7 @@ from mlops_project.modeling.evaluation import (
     permutation_importance,
     plot_tables,
     prediction_table,
+    reductions,
 )
 from mlops_project.modeling.metrics import bootstrap_weights, decision_metrics, expected_cost, ranking_metrics
 from mlops_project.modeling.model import RiskModel
@@ -191,15 +193,17 @@ def test_the_weight_column_of_the_contract_weighs_the_rows() -> None:
     assert CONTRACT.row_weights(table).tolist() == [1, 1]
 
 
-def test_repeats_are_averaged_per_applicant_in_the_order_of_the_rows() -> None:
-    ids = pd.Index(["b", "a", "c", "b", "a", "c"], name="applicant_id")
-    table = pd.DataFrame(
-        {"repeat": [0, 0, 0, 1, 1, 1], "y_true": [1, 0, 1] * 2, "y_proba": [0.8, 0.1, None, 0.6, 0.3, None]}, ids
-    )
-    found = average_repeats(table)
-    assert found.index.tolist() == ["b", "a"]
+def test_repeats_are_averaged_per_row_and_found_by_position() -> None:
+    table = pd.DataFrame({"repeat": [0, 0, 0, 1, 1, 1], "y_true": [1, 0, 1] * 2, "y_proba": [0.8, 0.1, None, 0.6, 0.3, None]})
+    found = average_repeats(table, 3)
+    assert found.index.tolist() == [0, 1]
     assert found["y_true"].tolist() == [1, 0]
     assert found["y_proba"].tolist() == pytest.approx([0.7, 0.2])
+    # One fold of one split: the rows say which they are.
+    assert average_repeats(table.assign(row=[5, 2, 3, 5, 2, 3]), 6).index.tolist() == [5, 2]
+    for wrong, rows in ((table, 4), (table.assign(row=6), 6)):
+        with pytest.raises(DataError, match=f"found 6, expected some for each of {rows} development rows"):
+            average_repeats(wrong, rows)
 
 
 # --- the prior
@@ -338,6 +342,22 @@ def test_the_confusion_table_counts_as_the_figures_do(settings: EvaluateParams) 
     assert {name: counts[tuple(name.split("_"))] for name in COUNTS} == {name: found[name] for name in COUNTS}
 
 
+def test_above_exact_rows_the_confusion_table_keeps_its_proportions(settings: EvaluateParams) -> None:
+    sample = rows(*scored(7001, seed=6))
+    table = plot_tables(sample, replace(settings, exact_rows=1000))["confusion"]
+    assert len(table) == 1000
+    found = evaluate(sample, settings)
+    counts = table.value_counts()
+    assert {name: counts[tuple(name.split("_"))] for name in COUNTS} == pytest.approx(
+        {name: found[name] / 7.001 for name in COUNTS}, abs=1
+    )
+
+
+def test_what_was_reduced_is_said_only_where_it_was(settings: EvaluateParams) -> None:
+    assert reductions(settings.exact_rows, settings) == {}
+    assert reductions(settings.exact_rows + 1, settings)["reduced"]["importance_rows"] == settings.exact_rows
+
+
 # --- permutation importance
 
 CONTRACT = Contract(
@@ -412,3 +432,23 @@ def test_importance_finds_the_planted_feature(model: RiskModel, settings: Evalua
     assert abs(by_name.loc["noise", "importance"]) < 0.02
     pd.testing.assert_frame_equal(X, before)
     pd.testing.assert_frame_equal(permutation_importance(model, X, y, settings), found)
+
+
+def test_above_exact_rows_each_repeat_has_rows_of_its_own(model: RiskModel, settings: EvaluateParams) -> None:
+    X, y = applicants(6000, seed=1)
+    scored_rows = []
+
+    class Spy:
+        feature_names_in_ = model.feature_names_in_
+
+        def predict_proba(self, table: pd.DataFrame) -> np.ndarray:
+            scored_rows.append(len(table))
+            return model.predict_proba(table)
+
+    few = permutation_importance(Spy(), X, y, replace(settings, exact_rows=1000)).set_index("feature")
+    per_repeat = 1000 // settings.importance_repeats
+    assert sum(scored_rows) == 1000 * (1 + len(CONTRACT.features))
+    assert set(scored_rows) == {per_repeat, per_repeat * len(CONTRACT.features)}
+    every = permutation_importance(model, X, y, settings).set_index("feature")
+    assert few["importance"].idxmax() == "planted"
+    assert few.loc["planted", "importance"] == pytest.approx(every.loc["planted", "importance"], abs=0.05)

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from mlops_project.errors import DataError
-from mlops_project.review.verdict import Predictions, _mean_loss, _roc_auc, judge
+from mlops_project.review.verdict import TRAINING, Predictions, _mean_loss, _roc_auc, judge, numbered
 
 
 def predictions(scores: np.ndarray, y: np.ndarray, first: int = 0, held_out: int = 100) -> Predictions:
@@ -134,3 +134,47 @@ def test_equally_noisy_models_seldom_get_a_verdict_and_a_real_loss_does():
         seen += judge(one, weaker).verdict == "worse"
     assert false <= 14
     assert seen >= 180
+
+
+# --- one split in place of cross-validation
+
+
+def one_split(scores: np.ndarray, y: np.ndarray, fold: int = 0, parts: int = 2) -> Predictions:
+    found = predictions(scores, y)
+    rows = found.out_of_fold[found.out_of_fold["fold"] == fold]
+    return Predictions(found.held_out, rows.assign(fold=np.arange(len(rows)) % parts), len(found.out_of_fold))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_one_split_counts_where_both_sides_have_it(population, parts):
+    y, scores, rng = population
+    found = judge(one_split(scores, y, parts=parts), one_split(rng.normal(size=400), y, parts=parts))
+    assert found.verdict == "worse"
+    assert found.why.endswith("; one split stands for cross-validation")
+    assert (found.held_out.rows, found.out_of_fold.rows) == (100, 60)
+    # 100 rows scored by a model of 300, 60 by one of 240.
+    weights = np.array([100 / (1 + TRAINING * 100 / 300), 60 / (1 + TRAINING * 60 / 240)])
+    parts = [found.held_out.difference, found.out_of_fold.difference]
+    assert found.difference == pytest.approx(weights @ parts / weights.sum())
+
+
+def test_folds_of_other_applicants_leave_the_verdict_to_the_held_out_rows(population):
+    y, scores, rng = population
+    found = judge(one_split(scores, y), one_split(scores + rng.normal(size=400), y, fold=1))
+    assert found.paired
+    assert "by held-out rows only" in found.why
+    assert found.difference == found.held_out.difference
+
+
+@pytest.mark.parametrize("order", ["same", "other"])
+def test_numbers_stand_for_ids(population, order):
+    y, scores, rng = population
+    base, head = predictions(scores, y), predictions(scores * 1.1, y)
+    if order == "other":
+        places = rng.permutation(300)
+        head = Predictions(head.held_out.iloc[rng.permutation(100)], head.out_of_fold.iloc[places])
+    found = numbered(base, head)
+    for name in ("held_out", "out_of_fold"):
+        names = dict(zip(getattr(found[0], name).index, getattr(base, name).index, strict=True))
+        assert [names[number] for number in getattr(found[1], name).index] == list(getattr(head, name).index)
+    assert judge(*found) == judge(base, head)

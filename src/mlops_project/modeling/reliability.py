@@ -35,18 +35,18 @@ def expected_calibration_error(y: np.ndarray, p_good: np.ndarray, bins: np.ndarr
     ndarray of shape (n weightings,)
         Chance alone makes it larger than 0 on few rows, however true the probabilities are.
     """
-    member = bins[:, None] == np.unique(bins)
-    return np.abs(weightings @ (member * (p_good - y)[:, None])).sum(axis=1) / weightings.sum(axis=1)
+    # Not a product with a matrix of members: that is of n rows times n bins numbers.
+    sums = np.array([np.bincount(bins, weights * (p_good - y)) for weights in weightings])
+    return np.abs(sums).sum(axis=1) / weightings.sum(axis=1)
 
 
 def calibration_table(rows: Scored, bins: int = BINS) -> pd.DataFrame:
     """Mean predicted and observed probability of default per bin of equal weight, with Wilson's 95 % interval."""
     weights = rows.weightings()[0]
-    found = equal_mass_bins(rows.p_good, weights, bins)
-    member = (found == np.unique(found)[:, None]) * weights
-    mass, counts = member.sum(axis=1), (member > 0).sum(axis=1)
-    share, predicted = member @ (rows.y == 0) / mass, member @ (1 - rows.p_good) / mass
-    n, z2 = mass**2 / (member**2).sum(axis=1), 1.96**2  # Kish's effective number of rows
+    _, found = np.unique(equal_mass_bins(rows.p_good, weights, bins), return_inverse=True)
+    mass, squares, bad, default = (np.bincount(found, weights * values) for values in (1, weights, rows.y == 0, 1 - rows.p_good))
+    share, predicted, counts = bad / mass, default / mass, np.bincount(found, weights > 0).astype(int)
+    n, z2 = mass**2 / squares, 1.96**2  # Kish's effective number of rows
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     reach = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
     return pd.DataFrame(

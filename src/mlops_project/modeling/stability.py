@@ -60,13 +60,17 @@ def stability(before: Population, after: Population, contract: Contract) -> tupl
         ``name``, ``psi``, ``by_chance`` (what it is on average if nothing moved: (bins − 1) · (1/n + 1/m), Yurdakul
         2018) and ``reading``: stable below 0.1, look up to 0.25, moved. The score first, then the features by PSI.
     """
-    columns = [before.p_good, *contract.parse_features(before.X).values.T]
-    others = [after.p_good, *contract.parse_features(after.X).values.T]
-    coded = [False, *(contract.columns[name].codes is not None for name in contract.features)]
+    for rows in (before, after):
+        contract.require(rows.X.columns, contract.features, "table")
     found = []
-    for old, new, is_coded in zip(columns, others, coded, strict=True):
-        both = np.concatenate([old, new])
-        edges = np.unique(both[~np.isnan(both)]) if is_coded else bin_edges(old, before.weights)
+    for name in (None, *contract.features):
+        # One column after the other: all parsed ones of millions of rows would fill the memory.
+        old, new = (rows.p_good if name is None else contract.parse(name, rows.X[name]).values for rows in (before, after))
+        if name is not None and contract.columns[name].codes is not None:
+            codes = np.concatenate([pd.unique(old), pd.unique(new)])
+            edges = np.unique(codes[~np.isnan(codes)])
+        else:
+            edges = bin_edges(old, before.weights)
         shares = bin_shares(old, before.weights, edges), bin_shares(new, after.weights, edges)
         bins = int(((shares[0] > 0) | (shares[1] > 0)).sum())
         found.append((population_stability_index(*shares), (bins - 1) * (1 / len(old) + 1 / len(new))))

@@ -320,9 +320,9 @@ def _out_of_fold(ids: pd.Index, y: np.ndarray, folds: list[Fold], result: CrossV
     fold_of = np.zeros(result.out_of_fold.shape, dtype=int)
     for number, fold in enumerate(folds):
         fold_of[fold.repeat, fold.test] = number
-    # With one split most rows are in no fold.
+    # With one split most rows are in no fold; of the others it is said where they stand, so that nobody must look up ids.
     repeat, row = np.nonzero(~np.isnan(result.out_of_fold))
-    return pd.DataFrame(
+    found = pd.DataFrame(
         {
             "repeat": repeat,
             "fold": fold_of[repeat, row],
@@ -331,3 +331,4 @@ def _out_of_fold(ids: pd.Index, y: np.ndarray, folds: list[Fold], result: CrossV
         },
         index=ids.take(row),
     )
+    return found if len(found) == result.out_of_fold.size else found.assign(row=row)

@@ -87,7 +87,8 @@ def _model(results: Results) -> dict[str, str]:
         "leaderboard": _leaderboard(results),
         "confidence": f"{100 * params.evaluate.confidence:g} %",
         "resamples": count(params.evaluate.bootstrap_samples),
-        "folds": f"{train.n_repeats} × {train.n_splits}",
+        "folds": results.folds,
+        "reduced": results.reduced,
         "performance": markdown_table(
             ["metric", "held out", "interval", "cross-validated"],
             (
@@ -151,6 +152,11 @@ def _policy(results: Results) -> dict[str, str]:
 
 def _rest(results: Results) -> dict[str, str]:
     found, top = results.held_out, results.params.evaluate.reasons
+    reasons = f"`data/predictions/held_out.{results.params.data.tables}` names up to {top} per applicant."
+    if top == 0:
+        reasons = "`evaluate.reasons` is 0: none were made."
+    elif "reduced" in found:
+        reasons = "For so many held-out applicants none were made; `mlops-predict --reasons` makes those of any."
     conformal, ends = found["conformal"], found["interval"]["roc_auc"]
     stability = results.tables["stability"].to_dict("records")
     moved = [f"{results.column(row['name'])} {number(row['psi'])}" for row in stability[1:] if row["reading"] != "stable"]
@@ -161,9 +167,7 @@ def _rest(results: Results) -> dict[str, str]:
         "psi": number(found["psi"]["score"]),
         "psi_by_chance": number(stability[0]["by_chance"]),
         "moved": ", ".join(moved) or "none of the columns",
-        "reasons": f"`data/predictions/held_out.csv` names up to {top} per applicant."
-        if top
-        else "`evaluate.reasons` is 0: none were made.",
+        "reasons": reasons,
         "width": number(ends["high"] - ends["low"]),
     }
 

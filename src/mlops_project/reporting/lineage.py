@@ -56,6 +56,7 @@ def unrecorded() -> list[str] | None:
 
 def _md5(path: str) -> str | None:
     try:
-        return hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest()
+        with Path(path).open("rb") as stream:  # it may be larger than the memory
+            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     except OSError:
         return None

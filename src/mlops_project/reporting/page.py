@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import yaml
 
-from mlops_project.config import MODELS, PREDICTIONS, PROCESSED
+from mlops_project.config import MODELS, PREDICTIONS, PROCESSED, table_path
 from mlops_project.errors import PipelineError
-from mlops_project.files import read_table
+from mlops_project.files import read_ids, read_table
 from mlops_project.modeling.model import load_model
 from mlops_project.modeling.policy import Policy
 from mlops_project.reporting.lineage import lineage
@@ -96,10 +97,14 @@ def examples(results: Results, model: RiskModel, policy: Policy) -> list[dict[st
     top = results.params.evaluate.reasons
     if not top:
         return []
-    columns = results.contract.text_columns
-    predictions = read_table(PREDICTIONS / "held_out.csv")
-    riskiest = predictions.sort_values("probability_of_default", ascending=False, kind="stable").head(EXAMPLES)
-    X = read_table(PROCESSED / "Xtest.csv", columns).loc[riskiest.index]
+    columns, data = results.contract.text_columns, results.params.data
+    held_out = table_path(PROCESSED, "Xtest", data)
+    # Predictions and rows are in one order; ids are read for those who are shown only.
+    predictions = read_table(table_path(PREDICTIONS, "held_out", data), ids=False)
+    places = np.argsort(-predictions["probability_of_default"].to_numpy(), kind="stable")[:EXAMPLES]
+    riskiest = predictions.iloc[places]
+    X = read_table(held_out, columns, ids=False).iloc[places]
+    ids = read_ids(held_out).iloc[places]
     chance = 1 - policy.correct(riskiest["y_proba"].to_numpy())
     return [
         {
@@ -109,8 +114,8 @@ def examples(results: Results, model: RiskModel, policy: Policy) -> list[dict[st
             "outcome": "good" if row["y_true"] == 1 else "bad",
             "reasons": [(reason.text, reason.code) for reason in reasons],
         }
-        for (applicant, row), probability, score, reasons in zip(
-            riskiest.iterrows(), chance, model.score(X), model.reasons(X, top), strict=True
+        for applicant, (_, row), probability, score, reasons in zip(
+            ids, riskiest.iterrows(), chance, model.score(X), model.reasons(X, top), strict=True
         )
     ]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops_project.config import METRICS, PLOTS, Params, load_params
 from mlops_project.errors import PipelineError
+from mlops_project.modeling.folds import PARTS
 from mlops_project.schema import Contract, load_contract
 
 if TYPE_CHECKING:
@@ -69,6 +70,24 @@ class Results(NamedTuple):
     def threshold(self) -> float:
         """Probability of default, at the prior if there is one, from which on the policy refuses."""
         return (self.prior or self.held_out)["threshold"]
+
+    @property
+    def folds(self) -> str:
+        """Over what models were compared, in words."""
+        train = self.params.train
+        one = self.prepare["split"]["development"] > train.one_split_above
+        return f"{PARTS} parts of one held-out fold" if one else f"{train.n_repeats} × {train.n_splits} folds"
+
+    @property
+    def reduced(self) -> str:
+        """What evaluate did with less than all rows, as a sentence behind others; empty if nothing."""
+        found = self.held_out.get("reduced")
+        if found is None:
+            return ""
+        return (
+            f" Intervals come from the counts of good and bad in {count(found['interval_score_bins'])} steps of the score;"
+            f" the importance is that of {count(found['importance_rows'])} applicants drawn at random."
+        )
 
     def column(self, name: str) -> str:
         """A column's name, with the English one behind it where the contract has one."""

@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from mlops_project.files import atomic_path
+from mlops_project.modeling.evaluation import MAX_CURVE_POINTS
 from mlops_project.modeling.metrics import rank
 from mlops_project.modeling.reliability import equal_mass_bins
 
@@ -75,7 +76,8 @@ def draw(title: str, x_label: str, y_label: str, curves: dict[str, Curve]) -> st
 def _roc(table: pd.DataFrame) -> Curve:
     ranking = rank(table["y_true"].to_numpy(dtype=int), table["y_proba"].to_numpy())
     good, bad = ranking.good[0], ranking.bad[0]
-    return np.r_[0, bad / bad[-1]], np.r_[0, good / good[-1]]
+    kept = np.unique(np.linspace(0, len(good) - 1, min(len(good), MAX_CURVE_POINTS)).round().astype(int))
+    return np.r_[0, bad[kept] / bad[-1]], np.r_[0, good[kept] / good[-1]]
 
 
 def _calibration(table: pd.DataFrame) -> Curve:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from mlops_project.config import METRICS, PARAMS_FILE, PREDICTIONS
 from mlops_project.errors import DataError, PipelineError
@@ -95,11 +97,14 @@ class Revision:
         MissingOutputError
             If they are nowhere.
         """
-        return Predictions(self._table("held_out.csv"), self._table("out_of_fold.csv"))
+        split = self.metrics().get("prepare", {}).get("split", {})
+        return Predictions(self._table("held_out"), self._table("out_of_fold"), split.get("development"))
 
     def output(self, path: str | Path) -> bytes:
         """Content of a file that DVC tracks, fetched from a DVC remote if it is not here; raises as `predictions`."""
-        return _fetch(self, Path(path))
+        content = io.BytesIO()
+        _fetch(self, Path(path), content)
+        return content.getvalue()
 
     def _yaml(self, path: str | Path) -> dict[str, Any]:
         if self.commit is None:
@@ -115,11 +120,18 @@ class Revision:
         return [name for name in listed.splitlines() if name.endswith(".json")]
 
     def _table(self, name: str) -> pd.DataFrame:
-        path = PREDICTIONS / name
+        """Row predictions, without columns that no comparison reads."""
+        # Revisions from before data.tables have CSV.
+        path = PREDICTIONS / f"{name}.{self.params()['data'].get('tables', 'csv')}"
         local = self.tree / path if self.tree is not None else path
         if self.tree is not None or (self.commit is None and local.exists()):
-            return read_table(local)
-        return read_table(io.BytesIO(_fetch(self, path)))
+            table = read_table(local)
+        else:
+            with tempfile.NamedTemporaryFile(suffix=path.suffix) as copy:
+                _fetch(self, path, copy)
+                copy.flush()
+                table = read_table(copy.name)
+        return table[[column for column in ("repeat", "fold", "y_true", "y_proba") if column in table]]
 
 
 def resolve(name: str) -> Revision:
@@ -148,8 +160,8 @@ def resolve(name: str) -> Revision:
             ) from None
 
 
-def _fetch(revision: Revision, path: Path) -> bytes:
-    """Read an output through DVC: from the cache, or else the default remote, or any other."""
+def _fetch(revision: Revision, path: Path, target: IO[bytes]) -> None:
+    """Copy an output through DVC: from the cache, or else the default remote, or any other."""
     from dvc.api import DVCFileSystem
     from dvc.repo import Repo
 
@@ -160,7 +172,10 @@ def _fetch(revision: Revision, path: Path) -> bytes:
     for remote in sorted(remotes, key=lambda name: name != default) or [None]:
         try:
             with DVCFileSystem(url=".", rev=revision.commit, remote=remote).open(path.as_posix()) as stream:
-                return stream.read()
+                target.seek(0)
+                target.truncate()
+                shutil.copyfileobj(stream, target)
+                return
         except Exception as error:  # noqa: BLE001 - remotes raise what they like, and the next may have it
             tried.append(f"{remote}: {' '.join(str(error).split())[:120]}")
     raise MissingOutputError(

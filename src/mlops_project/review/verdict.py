@@ -41,11 +41,14 @@ class Predictions(NamedTuple):
     """What a revision says of its applicants.
 
     ``held_out``: ``y_true``, ``y_proba`` = P(good), index applicant id. ``out_of_fold``: the same per applicant and
-    repeat, with ``repeat`` and ``fold``.
+    repeat, with ``repeat`` and ``fold``; of some applicants only where one split took the place of cross-validation
+    (``train.one_split_above``), its parts for folds. ``development``: how many applicants the final model was fitted on,
+    None: those out of fold.
     """
 
     held_out: pd.DataFrame
     out_of_fold: pd.DataFrame
+    development: int | None = None
 
 
 class Difference(NamedTuple):
@@ -82,6 +85,8 @@ def judge(
 
     Applicants that both have are paired, and the base's outcomes count for both: noise in the head's training outcomes
     must not improve its figures. Without enough held-out applicants in common each side stands on its own rows and outcomes.
+    Where one split stands for cross-validation, its rows count if both sides have the same ones; held-out rows alone decide
+    if not.
 
     Parameters
     ----------
@@ -102,22 +107,29 @@ def judge(
     DataError
         If rows of one class only are left to compare.
     """
+    base, head = numbered(base, head)
     together = in_common(base, head)
     paired = together is not None
+    one_split = _is_one_split(base) or _is_one_split(head)
+    same_folds = not (paired and one_split) or _shared(base.out_of_fold.index, head.out_of_fold.index) is not None
+    test_share = _test_share(head)
     if together is not None:
+        base = base._replace(held_out=base.held_out.loc[together])
+        head = head._replace(held_out=head.held_out.loc[together].assign(y_true=base.held_out["y_true"]))
+    if paired and same_folds:
         known = base.out_of_fold.groupby(level=0)["y_true"].first()
         both = known.index.intersection(head.out_of_fold.index.unique())
-        base = Predictions(base.held_out.loc[together], _rows(base.out_of_fold, known.loc[both]))
-        head = Predictions(
-            head.held_out.loc[together].assign(y_true=base.held_out["y_true"]), _rows(head.out_of_fold, known.loc[both])
-        )
+        base, head = (side._replace(out_of_fold=_rows(side.out_of_fold, known.loc[both])) for side in (base, head))
     held_out = _difference(_influence([base.held_out], metric), _influence([head.held_out], metric), paired=paired)
     out_of_fold = _difference(
-        _influence(_folds(base.out_of_fold), metric), _influence(_folds(head.out_of_fold), metric), paired=paired
+        _influence(_folds(base.out_of_fold), metric),
+        _influence(_folds(head.out_of_fold), metric),
+        paired=paired and same_folds,
     )
-    inflation = 1 + TRAINING * np.array([held_out.rows / out_of_fold.rows, _test_share(head.out_of_fold)])
+    trained = head.development if one_split and head.development else out_of_fold.rows
+    inflation = 1 + TRAINING * np.array([held_out.rows / trained, test_share])
     # Weights by numbers of rows, not by variances that are estimated from the same rows.
-    weights = np.array([held_out.rows, out_of_fold.rows]) / inflation
+    weights = np.array([held_out.rows, out_of_fold.rows if same_folds else 0]) / inflation
     weights /= weights.sum()
     difference = float(weights @ [held_out.difference, out_of_fold.difference])
     errors = np.array([held_out.standard_error, out_of_fold.standard_error])
@@ -132,14 +144,41 @@ def judge(
         verdict, why = "within noise", f"the difference is below {smallest:g}, the smallest that counts"
     else:
         verdict, why = "better" if gain > 0 else "worse", f"the {confidence:.0%} interval does not hold 0"
+    if one_split and verdict != "no change":
+        why += (
+            "; one split stands for cross-validation"
+            if same_folds
+            else "; by held-out rows only, as one split stands for cross-validation and is not of the same applicants in both"
+        )
     return Verdict(metric, verdict, difference, low, high, paired, held_out, out_of_fold, why)
+
+
+def numbered(base: Predictions, head: Predictions) -> tuple[Predictions, Predictions]:
+    """Give applicants numbers for ids, the same in both: with millions of them, all that follows is quick and small."""
+    pairs = [_numbers(*(getattr(side, name).index for side in (base, head))) for name in ("held_out", "out_of_fold")]
+    of_base, of_head = (
+        side._replace(held_out=side.held_out.set_axis(held_out), out_of_fold=side.out_of_fold.set_axis(out_of_fold))
+        for side, held_out, out_of_fold in zip((base, head), *pairs, strict=True)
+    )
+    return of_base, of_head
+
+
+def _numbers(base: pd.Index, head: pd.Index) -> tuple[np.ndarray, np.ndarray]:
+    if base.equals(head):  # as a rule: the same data
+        found, _ = base.factorize()
+        return found, found
+    found, _ = base.append(head).factorize()
+    return found[: len(base)], found[len(base) :]
 
 
 def in_common(base: Predictions, head: Predictions) -> pd.Index | None:
     """Held-out applicants of both revisions; None if they are too few of either's for a paired comparison."""
-    together = base.held_out.index.intersection(head.held_out.index, sort=False)
-    enough = ENOUGH_IN_COMMON * min(len(base.held_out), len(head.held_out))
-    return together if len(together) >= enough else None
+    return _shared(base.held_out.index, head.held_out.index)
+
+
+def _shared(base: pd.Index, head: pd.Index) -> pd.Index | None:
+    together = base.intersection(head, sort=False)
+    return together if len(together) >= ENOUGH_IN_COMMON * min(base.nunique(), head.nunique()) else None
 
 
 def _rows(out_of_fold: pd.DataFrame, outcomes: pd.Series) -> pd.DataFrame:
@@ -152,9 +191,17 @@ def _folds(out_of_fold: pd.DataFrame) -> Iterator[pd.DataFrame]:
         yield fold
 
 
-def _test_share(out_of_fold: pd.DataFrame) -> float:
-    """Rows of a fold per row that its model was trained on: 1 / (number of folds - 1)."""
-    folds = out_of_fold.groupby("repeat")["fold"].nunique().min()
+def _is_one_split(side: Predictions) -> bool:
+    """Whether most development rows are in no fold."""
+    return side.development is not None and side.out_of_fold.index.nunique() < side.development / 2
+
+
+def _test_share(side: Predictions) -> float:
+    """Rows of a fold per row that its model was trained on: 1 / (number of folds - 1); the parts of one split share a model."""
+    if side.development is not None and _is_one_split(side):
+        rows = side.out_of_fold.index.nunique()
+        return rows / (side.development - rows)
+    folds = side.out_of_fold.groupby("repeat")["fold"].nunique().min()
     return 1 / max(1, folds - 1)
 
 
