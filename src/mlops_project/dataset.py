@@ -243,8 +243,8 @@ class Cleaned(NamedTuple):
             columns[name] = contract.labels(name, values[start:stop].astype(kind))
         index = pd.Index(self.ids.texts(start, stop), name=APPLICANT_ID)
         table = pd.DataFrame(columns, index=index)
-        for name in self.passengers:
-            table[str(name)] = self.passengers[name].iloc[start:stop].array
+        for passenger in self.passengers:
+            table[passenger] = self.passengers[passenger].iloc[start:stop].array
         return table, pd.Series(self.target[start:stop].astype(int), index=index, name=contract.target.name)
 
     def applicants(self) -> Applicants:
@@ -317,7 +317,7 @@ class DataCleaner:
             rows = first[start : start + HASHED_ROWS]
             keys[start : start + HASHED_ROWS] = row_hashes(np.column_stack([values[rows] for values in features]), self.contract)
         for i, values in enumerate(features):
-            # A merged applicant keeps the first occurrence's cells; what is missing there comes from the earliest copy that has it.
+            # A merged applicant keeps the first occurrence's cells; what is missing there comes from the copies.
             own = values[first]
             filling = ~np.isnan(values[copies]) & np.isnan(own[places])
             # Of several copies the last that is written stays.
