@@ -112,7 +112,7 @@ def score(served: Served, found: Applicants, top: int) -> Predictions:
         p_good.tolist(),
         scorer.default_probability(p_good).tolist(),
         scorer.score(p_good).tolist(),
-        scorer.decide(p_good).tolist(),
+        scorer.decide(p_good),
         scorer.conformal_sets(p_good),
         treated,
         missing,
