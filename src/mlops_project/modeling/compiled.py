@@ -269,7 +269,10 @@ class CompiledScorer:
             pairs = list(map(_Reader.read, self._readers, cells))
             status = bytearray(kind for _, kind in pairs)
             return [value for value, _ in pairs], status if any(status) else None
-        places = [place(cell) for place, cell in zip(self._places, cells, strict=True)]
+        try:
+            places = [place(cell) for place, cell in zip(self._places, cells, strict=True)]
+        except KeyError:
+            places = [reader.place(cell) for reader, cell in zip(self._readers, cells, strict=True)]
         values = [value_at(place) for value_at, place in zip(self._value_at, places, strict=True)]
         total = sum(values)
         if total == total:  # noqa: PLR0124 - not NaN, so none of them is
@@ -314,7 +317,10 @@ class _Reader:
         self.parser, self.values, self.statuses = parser, values, statuses
         # 1 and 1.0 are the same key and not the same text.
         self.kinds: tuple[type, ...] = (str,) if parser.text_codes is not None else (str, int, float)
-        self.places = _Places(self)
+        # Cells without truth values: True == 1, so one would be found where the other was meant. No subclass of dict, in which
+        # Python would look up in twice the time.
+        self.places: dict[Any, int] = {None: 1}  # missing, as all places are at first
+        self._lock = threading.Lock()
 
     def read(self, cell: Any) -> tuple[float, int]:
         """Return value and status of a cell."""
@@ -324,38 +330,29 @@ class _Reader:
 
     def find(self, cells: Sequence[Any]) -> np.ndarray:
         """Return the places of plain cells, int of shape (n rows,)."""
-        if len(self.places) < BYTE:
-            try:  # bytes take a quarter less time than an array
-                return np.frombuffer(bytes(map(self.places.__getitem__, cells)), dtype=np.uint8)
-            except ValueError:  # some are new, and one place too many
-                pass
-        return np.fromiter(map(self.places.__getitem__, cells), dtype=np.intp, count=len(cells))
+        try:
+            # With one key it would return no tuple.
+            found = itemgetter(*cells)(self.places) if len(cells) > 1 else [self.places[cell] for cell in cells]
+        except KeyError:
+            found = list(map(self.place, cells))
+        # Bytes take a quarter of the time of an array.
+        return np.frombuffer(bytes(found), dtype=np.uint8) if len(self.places) < BYTE else np.array(found, dtype=np.intp)
 
-
-class _Places(dict[Any, int]):
-    """Cell → place; what has none yet is read and, if it is short and there is room, gets one.
-
-    Holds plain cells only, without truth values: True == 1, so one would be found where the other was meant.
-    """
-
-    __slots__ = ("_lock", "_reader")
-
-    def __init__(self, reader: _Reader) -> None:
-        self._reader, self._lock = reader, threading.Lock()
-        self[None] = 1  # missing, as all places are at first
-
-    def __missing__(self, cell: Any) -> int:
-        reader = self._reader
-        if type(cell) not in reader.kinds or cell != cell or (type(cell) is str and len(cell) > LONGEST):  # noqa: PLR0124
+    def place(self, cell: Any) -> int:
+        """Return the place of a plain cell. What has none yet is read and, if it is short and there is room, gets one."""
+        found = self.places.get(cell)
+        if found is not None:
+            return found
+        if type(cell) not in self.kinds or cell != cell or (type(cell) is str and len(cell) > LONGEST):  # noqa: PLR0124
             return 0
         with self._lock:  # or two threads give one place to two cells
-            if cell in self:
-                return self[cell]
-            place = len(self) + 1
+            if cell in self.places:
+                return self.places[cell]
+            place = len(self.places) + 1
             if place >= REMEMBERED:
                 return 0
-            reader.values[place], reader.statuses[place] = reader.read(cell)
-            self[cell] = place
+            self.values[place], self.statuses[place] = self.read(cell)
+            self.places[cell] = place
         return place
 
 
