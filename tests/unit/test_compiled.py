@@ -216,6 +216,22 @@ def test_reasons_are_those_of_the_model(model: RiskModel, scorer: CompiledScorer
         np.testing.assert_allclose([r.points for r in found], [r.points for r in expected], atol=1e-9)
 
 
+def test_what_remembered_cells_add_is_looked_up(
+    model: RiskModel, raw_table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "REMEMBERED", 40)  # not all have room
+    scorer = compile_model(model, POLICY, "0" * 64)
+    for start in (0, 50, 0, 100):
+        table = raw_table.iloc[start : start + 100]
+        columns: dict[str, Any] = {name: table[name].tolist() for name in scorer.columns}
+        columns["alter"] = pd.to_numeric(table["alter"], errors="coerce").to_numpy()  # arrays are not remembered
+        values, _, _, places = scorer.parse_columns(columns)
+        assert places is not None
+        assert (places % 40 > 0).mean() > 0.5
+        np.testing.assert_allclose(scorer.p_good(values, places), scorer.p_good(values), atol=1e-14)
+        assert scorer.reasons(values, 5, places) == scorer.reasons(values, 5)
+
+
 def test_without_a_policy_nothing_is_decided(model: RiskModel) -> None:
     scorer = compile_model(model)
     for ask in (scorer.decide, scorer.default_probability, scorer.conformal_sets):

@@ -19,7 +19,7 @@ import numpy as np
 from mlops_project.cells import MISSING, VALID
 from mlops_project.errors import PipelineError
 from mlops_project.files import atomic_path
-from mlops_project.modeling.forms import FORMS, Encoding, RowView, sigmoid
+from mlops_project.modeling.forms import FORMS, Encoding, RowView, Sum, sigmoid
 from mlops_project.modeling.policy import Policy
 from mlops_project.modeling.reasons import Reason, Wording, map_sums
 from mlops_project.modeling.scale import ScoreScale, log_odds
@@ -52,12 +52,14 @@ class Parsed(NamedTuple):
     """Parsed cells of the columns that a model reads.
 
     ``values`` are float of shape (n rows, n columns), NaN where missing or out of contract; ``status`` uint8 of the same shape,
-    as in `Cells`, or None where all are valid; ``columns`` the names.
+    as in `Cells`, or None where all are valid; ``columns`` the names; ``places`` says where remembered cells are, int of shape
+    (n columns, n rows), or None.
     """
 
     values: np.ndarray
     status: np.ndarray | None
     columns: Sequence[str]
+    places: np.ndarray | None = None
 
     def gaps(self) -> tuple[list[Sequence[str]], list[Sequence[str]]]:
         """Return per row the columns that were treated as missing, and those that were.
@@ -123,6 +125,10 @@ class CompiledScorer:
         self._encode = Encoding(**_part(arrays, "encoding")) if header["encoded"] else None
         self._members = [_Member(member, _part(arrays, f"member{i}")) for i, member in enumerate(header["members"])]
         self._words = Wording(self.contract, header["value_columns"])
+        # What remembered cells add to the log-odds, by column and place, where the model is a sum over cells; NaN: not known yet.
+        self._added = None
+        if len(self._members) == 1 and isinstance(self._members[0].form, Sum) and not len(self._view.numerators):
+            self._added = np.full(self._values.shape, math.nan)
         if self.can_explain:
             self._typical, self._mean = arrays["reference.typical"], arrays["reference.mean"]
             source = self._encode.source if self._encode is not None and self._members[0].view == "encoded" else None
@@ -199,8 +205,11 @@ class CompiledScorer:
         cells = [columns[name] for name in self.columns]
         return self._parse_columns(cells, len(cells[0]), plain)
 
-    def p_good(self, values: np.ndarray) -> np.ndarray:
-        """Return P(good) of parsed values, shape (n rows,)."""
+    def p_good(self, values: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
+        """Return P(good) of parsed values, shape (n rows,); with their ``places`` it is faster."""
+        parts = self._look_up(values, places)
+        if parts is not None:
+            return self._members[0].p_good_of(parts)
         rows = self._view(values)
         encoded = None if self._encode is None else self._encode(rows)
         if len(self._members) == 1:
@@ -235,9 +244,9 @@ class CompiledScorer:
         base, parts, _ = self._explain(values)
         return base, parts
 
-    def reasons(self, values: np.ndarray, top: int = 3) -> list[list[Reason]]:
+    def reasons(self, values: np.ndarray, top: int = 3, places: np.ndarray | None = None) -> list[list[Reason]]:
         """Return per row the columns that lower its score most, as `RiskModel.reasons`; raises as `contributions`."""
-        _, parts, rows = self._explain(values)
+        _, parts, rows = self._explain(values, places)
         cells = np.hstack([values, rows[:, values.shape[1] :]]) if rows.shape[1] > values.shape[1] else values
         return self._words.reasons(cells, parts, self.scale.points_per_log_odds, top)
 
@@ -247,13 +256,27 @@ class CompiledScorer:
             raise ValueError("this plan was compiled without a policy, so it decides nothing")
         return self.policy
 
-    def _explain(self, values: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    def _explain(self, values: np.ndarray, places: np.ndarray | None = None) -> tuple[float, np.ndarray, np.ndarray]:
         if not self.can_explain:
             raise ValueError(f"the plan of {self.header['name']} has no contributions; ask the model itself")
         rows = self._view(values)
         member = self._members[0]
-        base, parts = member.contributions(rows, self._typical, self._encode, self._to_columns)
+        known = self._look_up(values, places)
+        base, parts = member.contributions(rows, self._typical, self._encode, self._to_columns, known)
         return base + float(self._mean.sum()), parts - self._mean, rows
+
+    def _look_up(self, values: np.ndarray, places: np.ndarray | None) -> np.ndarray | None:
+        """Return what each cell adds, shape (n rows, n columns), or None where there is nothing to look up."""
+        if self._added is None or places is None:
+            return None
+        parts = self._added.take(places)
+        unknown = np.flatnonzero(np.isnan(parts).any(axis=1)).tolist()
+        rows = self._view(values) if unknown else values
+        for i in unknown:
+            parts[i] = self._members[0].form.part(i, rows[:, i])
+            remembered = places[i] % REMEMBERED > 0
+            self._added.put(places[i][remembered], parts[i][remembered])
+        return parts.T
 
     def _cells(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return a record's cells in the order of the columns, None where absent."""
@@ -304,7 +327,7 @@ class CompiledScorer:
                 values[i, row], status[i, row] = self._readers[i].read(columns[i][row])
         for i, found in read.items():
             values[i], status[i] = found
-        return Parsed(values.T, status.T if status.any() else None, self.columns)
+        return Parsed(values.T, status.T if status.any() else None, self.columns, places)
 
 
 class _Reader:
@@ -365,19 +388,32 @@ class _Member:
         if self.calibration != "none":
             # Sigmoid: slope and intercept. Isotonic: margins and probabilities between which straight lines run.
             self.first, self.second = arrays.pop("calibration.first"), arrays.pop("calibration.second")
-        self.form = FORMS[header["form"]](**arrays)
+        self.form: Any = FORMS[header["form"]](**arrays)
 
     def p_good(self, rows: np.ndarray, encoded: np.ndarray | None) -> np.ndarray:
         X: Any = encoded if self.view == "encoded" else rows
         return self.form.p_good(X) if self.calibration == "none" else self._calibrate(self.form.margin(X))
 
+    def p_good_of(self, parts: np.ndarray) -> np.ndarray:
+        """Return P(good) of what columns add, where the form is a `Sum`."""
+        margin = self.form.intercept + parts.sum(axis=1)
+        return sigmoid(margin) if self.calibration == "none" else self._calibrate(margin)
+
     def contributions(
-        self, rows: np.ndarray, typical: np.ndarray, encode: Encoding | None, to_columns: np.ndarray | None
+        self,
+        rows: np.ndarray,
+        typical: np.ndarray,
+        encode: Encoding | None,
+        to_columns: np.ndarray | None,
+        known: np.ndarray | None = None,
     ) -> tuple[float, np.ndarray]:
-        """Return base and parts as `reasons.split` has them."""
+        """Return base and parts as `reasons.split` has them; where the form is a `Sum` its parts may be ``known``."""
         if self.calibration == "isotonic":
-            rows = np.vstack([typical, rows])
-        found = self.form.split(encode(rows) if encode is not None and self.view == "encoded" else rows)
+            rows, known = np.vstack([typical, rows]), None
+        if known is not None:
+            found = self.form.intercept, known
+        else:
+            found = self.form.split(encode(rows) if encode is not None and self.view == "encoded" else rows)
         assert found is not None, "asked only where `can_explain`"
         base, parts = found
         if to_columns is not None:  # one-hot columns and indicators belong to the column that they come from

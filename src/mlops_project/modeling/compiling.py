@@ -114,15 +114,17 @@ def compile_model(model: RiskModel, policy: Policy | None = None, version: str =
 def parity(model: RiskModel, scorer: CompiledScorer, table: pd.DataFrame) -> float:
     """Return the largest difference between a model and its plan over raw rows, in P(good) and in contributions.
 
-    The plan is asked for all rows at once, for each row by itself, and by columns. Infinite if one knows a number where the
-    other does not.
+    The plan is asked for all rows at once, for each row by itself, and by columns, once more when it remembers their cells.
+    Infinite if one knows a number where the other does not.
     """
     expected = model.predict_proba(table)[:, 1]
     records: list[Any] = table[scorer.columns].to_dict("records")
     parsed = scorer.parse(records)
     found = [scorer.p_good(parsed.values)]
     found.append(np.concatenate([scorer.p_good(scorer.parse([record]).values) for record in records]))
-    found.append(scorer.p_good(scorer.parse_columns({name: table[name].tolist() for name in scorer.columns}).values))
+    for _ in range(2):
+        by_columns = scorer.parse_columns({name: table[name].tolist() for name in scorer.columns})
+        found.append(scorer.p_good(by_columns.values, by_columns.places))
     worst = max(_difference(expected, p_good) for p_good in found)
     if scorer.can_explain:
         base, parts = model.contributions(table)

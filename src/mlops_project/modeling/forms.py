@@ -7,7 +7,7 @@ None where contributions need the model itself. `mlops_project.modeling.compilin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -160,7 +160,7 @@ class Sum:
         reached = values[:, self.column] >= self.start  # never where missing
         out = self.base + reached @ self.rise
         if len(self.straight):
-            out += self._lines(values).sum(axis=1)
+            out += self._lines(values[:, self.straight], self.straight).sum(axis=1)
         return out
 
     def p_good(self, values: np.ndarray) -> np.ndarray:
@@ -171,23 +171,26 @@ class Sum:
         """Return the intercept and what each column adds, shape (n rows, n columns)."""
         return self.intercept, self._parts(values)
 
+    def part(self, i: int, values: np.ndarray) -> np.ndarray:
+        """Return what column ``i`` adds, shape (n rows,); its ``values`` are those of the view."""
+        starts, levels = self.levels[i]
+        # NaN comes behind all numbers, so a missing value reaches the last level.
+        out = levels[starts.searchsorted(values, side="right") - 1]
+        return out + self._lines(values, i) if self.slope[i] else out
+
     def _parts(self, values: np.ndarray) -> np.ndarray:
-        out = np.empty(values.shape)
         if len(values) >= ROWS_TO_SEARCH:
-            for i, (starts, levels) in enumerate(self.levels):
-                # NaN comes behind all numbers, so a missing value reaches the last level.
-                out[:, i] = levels[starts.searchsorted(values[:, i], side="right") - 1]
-        else:
-            added = (values[:, self.column] >= self.start) * self.rise
-            firsts = np.flatnonzero(np.isneginf(self.start))
-            out = self.missing + np.add.reduceat(added, firsts, axis=1)
+            return np.array([self.part(i, column) for i, column in enumerate(values.T)]).T
+        added = (values[:, self.column] >= self.start) * self.rise
+        firsts = np.flatnonzero(np.isneginf(self.start))
+        out = self.missing + np.add.reduceat(added, firsts, axis=1)
         if len(self.straight):
-            out[:, self.straight] += self._lines(values)
+            out[:, self.straight] += self._lines(values[:, self.straight], self.straight)
         return out
 
-    def _lines(self, values: np.ndarray) -> np.ndarray:
+    def _lines(self, values: np.ndarray, columns: Any) -> np.ndarray:
         with np.errstate(over="ignore"):
-            found = (values[:, self.straight] - self.center[self.straight]) * self.slope[self.straight]
+            found = (values - self.center[columns]) * self.slope[columns]
         # Bounded, so that two monstrous values of opposite effect do not add up to NaN.
         return np.where(np.isnan(found), 0.0, np.minimum(np.maximum(found, -1e9), 1e9))
 
