@@ -223,11 +223,11 @@ def test_what_remembered_cells_add_is_looked_up(
     scorer = compile_model(model, POLICY, "0" * 64)
     for start in (0, 50, 0, 100):
         table = raw_table.iloc[start : start + 100]
-        columns: dict[str, Any] = {name: table[name].tolist() for name in scorer.columns}
+        columns: dict[str, object] = {name: table[name].tolist() for name in scorer.columns}
         columns["alter"] = pd.to_numeric(table["alter"], errors="coerce").to_numpy()  # arrays are not remembered
         values, _, _, places = scorer.parse_columns(columns)
         assert places is not None
-        assert (places % 40 > 0).mean() > 0.5
+        assert (places > 0).mean() > 0.5
         np.testing.assert_allclose(scorer.p_good(values, places), scorer.p_good(values), atol=1e-14)
         assert scorer.reasons(values, 5, places) == scorer.reasons(values, 5)
 

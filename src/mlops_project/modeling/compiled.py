@@ -53,7 +53,7 @@ class Parsed(NamedTuple):
 
     ``values`` are float of shape (n rows, n columns), NaN where missing or out of contract; ``status`` uint8 of the same shape,
     as in `Cells`, or None where all are valid; ``columns`` the names; ``places`` says where remembered cells are, int of shape
-    (n columns, n rows), or None.
+    (n columns, n rows), 0 if they are not, or None.
     """
 
     values: np.ndarray
@@ -248,7 +248,9 @@ class CompiledScorer:
         """Return per row the columns that lower its score most, as `RiskModel.reasons`; raises as `contributions`."""
         _, parts, rows = self._explain(values, places)
         cells = np.hstack([values, rows[:, values.shape[1] :]]) if rows.shape[1] > values.shape[1] else values
-        return self._words.reasons(cells, parts, self.scale.points_per_log_odds, top)
+        # Isotonic calibration makes a contribution of all cells of a row.
+        alike = None if places is None or self._added is None or self._members[0].calibration == "isotonic" else places
+        return self._words.reasons(cells, parts, self.scale.points_per_log_odds, top, alike)
 
     @property
     def _policy(self) -> Policy:
@@ -274,7 +276,7 @@ class CompiledScorer:
         rows = self._view(values) if unknown else values
         for i in unknown:
             parts[i] = self._members[0].form.part(i, rows[:, i])
-            remembered = places[i] % REMEMBERED > 0
+            remembered = places[i] > 0
             self._added.put(places[i][remembered], parts[i][remembered])
         return parts.T
 
@@ -320,7 +322,7 @@ class CompiledScorer:
                 pairs = np.array([reader.read(cell) for cell in listed])
                 read[i] = pairs[:, 0], pairs[:, 1]
         unknown = () if places.all() else zip(*(at.tolist() for at in np.nonzero(places == 0)), strict=True)
-        places += np.arange(len(columns))[:, np.newaxis] * REMEMBERED
+        places += np.arange(len(columns))[:, np.newaxis] * REMEMBERED * (places > 0)
         values, status = self._values.take(places), self._statuses.take(places)
         for i, row in unknown:
             if i not in read:
