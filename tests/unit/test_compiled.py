@@ -270,7 +270,7 @@ def test_what_is_no_plan_is_refused(scorer: CompiledScorer, tmp_path: Path) -> N
             CompiledScorer.load(path)
     header = np.frombuffer(json.dumps(scorer.header | {"format": 0}).encode(), dtype=np.uint8)
     np.savez(path, header=header, **dict(scorer.arrays))
-    with pytest.raises(PipelineError, match="found plan format 0, expected 1"):
+    with pytest.raises(PipelineError, match="found plan format 0, expected 2"):
         CompiledScorer.load(path)
     np.savez(path, header=np.array([object()]))
     with pytest.raises(PipelineError, match="cannot be read as a plan"):

@@ -19,7 +19,7 @@ import numpy as np
 from mlops_project.cells import MISSING, VALID
 from mlops_project.errors import PipelineError
 from mlops_project.files import atomic_path
-from mlops_project.modeling.forms import FORMS, Encoding, RowView, Sum, sigmoid
+from mlops_project.modeling.forms import FORMS, ROWS_TO_SEARCH, Encoding, RowView, Sum, sigmoid
 from mlops_project.modeling.policy import Policy
 from mlops_project.modeling.reasons import Reason, Wording, map_sums
 from mlops_project.modeling.scale import ScoreScale, log_odds
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mlops_project.cells import CellParser
 
-FORMAT = 1
+FORMAT = 2
 # Cells per column whose parsed value is remembered, and the longest text among them.
 REMEMBERED = 4096
 LONGEST = 24
@@ -249,7 +249,8 @@ class CompiledScorer:
         _, parts, rows = self._explain(values, places)
         cells = np.hstack([values, rows[:, values.shape[1] :]]) if rows.shape[1] > values.shape[1] else values
         # Isotonic calibration makes a contribution of all cells of a row.
-        alike = None if places is None or self._added is None or self._members[0].calibration == "isotonic" else places
+        known = self._added is not None and len(values) >= ROWS_TO_SEARCH and self._members[0].calibration != "isotonic"
+        alike = places if known else None
         return self._words.reasons(cells, parts, self.scale.points_per_log_odds, top, alike)
 
     @property
@@ -269,7 +270,8 @@ class CompiledScorer:
 
     def _look_up(self, values: np.ndarray, places: np.ndarray | None) -> np.ndarray | None:
         """Return what each cell adds, shape (n rows, n columns), or None where there is nothing to look up."""
-        if self._added is None or places is None:
+        # So that few applicants get the same last digit by columns as one by one.
+        if self._added is None or places is None or len(values) < ROWS_TO_SEARCH:
             return None
         parts = self._added.take(places)
         unknown = np.flatnonzero(np.isnan(parts).any(axis=1)).tolist()

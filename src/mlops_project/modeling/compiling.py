@@ -354,19 +354,19 @@ def _boosted(booster: Booster, *, exact: bool) -> Arrays:
     n_splits = max((left >= 0).sum() for left, *_ in parts)
     if 0 < n_splits <= MAX_SPLITS and not exact:
         arrays |= {
-            f"shap.{name}": array
-            for name, array in _shap_tables(parts, asked, int(n_splits), booster.num_features(), arrays["start"]).items()
+            f"tables.{name}": array
+            for name, array in _tables(parts, asked, int(n_splits), booster.num_features(), arrays["start"]).items()
         }
     return arrays
 
 
-def _shap_tables(
+def _tables(
     trees: Sequence[tuple[np.ndarray, ...]], weights: Sequence[np.ndarray], n_splits: int, n_columns: int, start: np.ndarray
 ) -> Arrays:
-    """Tabulate path-dependent tree SHAP values, as `forms.ShapTables` takes them; ``weights`` are what reached each node."""
+    """Tabulate leaves and path-dependent tree SHAP values, as `forms.Tables` takes them; ``weights`` reached each node."""
     comparison = np.zeros((n_splits, len(trees), 2))
     comparison[:, :, 1] = -np.inf  # a split that a tree does not have: nothing is below
-    parts, base = [], float(start[0])
+    values, parts, base = [], [], float(start[0])
     for i, ((left, right, feature, threshold, missing_left, value), weight) in enumerate(zip(trees, weights, strict=True)):
         splits = np.flatnonzero(left >= 0)
         comparison[: len(splits), i, 0] = feature[splits] + n_columns * missing_left[splits]
@@ -374,6 +374,7 @@ def _shap_tables(
         columns = np.unique(feature[splits])
         expected = _expectations(left, right, feature, value, weight, n_splits)
         base += expected[0, 0]
+        values.append(expected[-1])  # all columns are known
         parts += [(column, i, part) for column, part in zip(columns, _shapley(expected), strict=True)]
     parts.sort(key=lambda part: part[:2])
     pairs, split = np.unique(comparison.reshape(-1, 2), axis=0, return_inverse=True)
@@ -381,6 +382,7 @@ def _shap_tables(
         "column": pairs[:, 0].astype(int),
         "threshold": pairs[:, 1].astype(np.float32),
         "split": split.reshape(n_splits, len(trees)),
+        "value": np.array(values, dtype=np.float32),
         "tree": np.array([tree for _, tree, _ in parts]),
         "receiver": np.array([column for column, *_ in parts]),
         "part": np.array([part for *_, part in parts], dtype=np.float32),

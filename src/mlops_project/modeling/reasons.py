@@ -304,6 +304,7 @@ class Wording:
         heaviest = parts[rows, worst]
         against = heaviest <= -NEGLIGIBLE
         columns, contributions, of_cells = worst[against], heaviest[against], cells[rows, worst][against]
+        found: list[Any]
         if places is None:
             found = self._word(columns, of_cells, contributions, points_per_log_odds)
         else:
