@@ -312,7 +312,8 @@ class Wording:
             found = list(map(self._said_at.get, at.tolist()))
             if new := [i for i, said in enumerate(found) if said is None]:
                 said = self._word(columns[new], of_cells[new], contributions[new], points_per_log_odds)
-                self._said_at.update(pair for pair in zip(at[new].tolist(), said, strict=True) if pair[0])
+                if len(self._said_at) < REMEMBERED:
+                    self._said_at.update(pair for pair in zip(at[new].tolist(), said, strict=True) if pair[0])
                 for i, reason in zip(new, said, strict=True):
                     found[i] = reason
         ends = np.cumsum(against.sum(axis=1)).tolist()
