@@ -21,8 +21,11 @@ from mlops_project.serving.log import (
     PredictionLog,
     Record,
     SqliteStore,
+    decoded,
     new_request_id,
     open_store,
+    pack,
+    read_results,
     results,
 )
 
@@ -185,7 +188,7 @@ def test_a_newer_schema_is_refused_with_what_to_do(url):
     open_store(url).close()
     with contextlib.closing(sqlite3.connect(path_of(url))) as connection:
         connection.execute("PRAGMA user_version = 7")
-    with pytest.raises(LogError, match=r"schema 7, expected up to 2.*upgrade"):
+    with pytest.raises(LogError, match=r"schema 7, expected up to 3.*upgrade"):
         open_store(url)
 
 
@@ -219,14 +222,13 @@ def test_outcomes_join_and_unknown_ones_are_reported(url):
     assert {position: outcome for position, (outcome, _) in logged.outcomes.items()} == {1: "good"}
 
 
+@pytest.mark.parametrize("encode", [msgspec.json.encode, pack])
 @pytest.mark.parametrize("columns", [False, True])
-def test_one_of_several_applicants_is_deleted_for_good(url, columns):
+def test_one_of_several_applicants_is_deleted_for_good(url, columns, encode):
     marker = "Zzyzx-marker"
     cells = [{"age": 1, "name": "stays"}, {"age": 2, "name": marker}, {"age": 3, "name": "too"}]
     turned = {name: [row[name] for row in cells] for name in cells[0]}
-    several = msgspec.structs.replace(
-        record(3, ("anna", "bert", "carl")), inputs=msgspec.json.encode(turned if columns else cells)
-    )
+    several = msgspec.structs.replace(record(3, ("anna", "bert", "carl")), inputs=encode(turned if columns else cells))
     single = record(1, ("bert",), inputs=msgspec.json.encode({"age": 2, "name": marker}))
     with contextlib.closing(open_store(url)) as store:
         store.append([several, single, record()])
@@ -242,7 +244,8 @@ def test_one_of_several_applicants_is_deleted_for_good(url, columns):
     assert single.request_id not in logged
     left = logged[several.request_id]
     assert left.record.applicants == ("anna", None, "carl")
-    assert msgspec.json.decode(left.record.results)["decision"] == ["refuse", None, "refuse"]
+    assert read_results(left.record.results).decision == ["refuse", None, "refuse"]
+    assert read_results(left.record.results).score == [480.0, None, 480.0]
     assert left.outcomes.keys() == {2}
 
 
@@ -266,13 +269,17 @@ def test_a_request_goes_when_its_last_applicant_goes(url, store):
     assert list(store.read()) == []
 
 
-def test_large_records_are_kept_small_and_read_as_they_were(url, store):
-    large = record(1000)
+ADDRESSES = {"age": [30] * 1000, "address": ["12 Long Street, Old Town, Province of Somewhere, Country of the Example"] * 1000}
+
+
+@pytest.mark.parametrize(("inputs", "share"), [(None, 1 / 5), (pack(ADDRESSES), 1 / 5), (pack({"age": [*range(1000)]}), 1)])
+def test_large_records_are_kept_small_and_read_as_they_were(url, store, inputs, share):
+    large = record(1000, inputs=inputs)
     store.append([large])
     (logged,) = store.read()
     assert logged.record == large
     (size,) = store.connection.execute("SELECT length(inputs) FROM requests").fetchone()
-    assert size < len(large.inputs) / 5
+    assert size <= len(large.inputs) * share
 
 
 @given(st.lists(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False))))
@@ -387,6 +394,24 @@ def test_a_log_of_schema_1_is_brought_up_with_what_it_holds(url):
         store.put_report("drift", b"{}")
     with contextlib.closing(open_store(url)) as store:
         assert store.reports()["drift"].content == b"{}"
+
+
+def test_results_of_schema_2_are_read_and_deleted_from(store):
+    old = {
+        "p_good": [0.25, 0.5],
+        "probability_of_default": [0.75, 0.5],
+        "score": [480.0, 500.0],
+        "decision": ["refuse", "approve"],
+    }
+    two = msgspec.structs.replace(record(2, ("anna", "bert")), results=msgspec.json.encode(old))
+    store.append([two])
+    (logged,) = store.read()
+    assert msgspec.to_builtins(read_results(logged.record.results)) == old
+    assert store.delete_applicant("anna") == 1
+    assert store.outcomes([(two.request_id, 0, "good"), (two.request_id, 1, "good")]) == [(two.request_id, 0)]
+    (judged,) = store.judged(0.0, time.time() + 1)
+    assert read_results(judged.results).decision == [None, "approve"]
+    assert decoded(next(store.read()).record.inputs) == [None, {"age": 31, "purpose": "car"}]
 
 
 def test_the_latest_report_of_each_name_is_kept(store):

@@ -1,11 +1,13 @@
 """POST /v1/predict in this process: the model's own answers, strict reading, and nothing answered that is not logged."""
 
+import contextlib
 import csv
 import io
 import json
 import re
 import sqlite3
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_project.cells import INVALID, MISSING, TOKEN
+from mlops_project.files import APPLICANT_ID
 from mlops_project.modeling.policy import Policy
 from mlops_project.serving.applicants import ARROW, CSV, PARQUET
-from mlops_project.serving.log import LogError
+from mlops_project.serving.log import LogError, decoded, open_store, read_results
 
 MODELS = ["scorecard", "logistic_regression", "xgboost", "svm"]
 COUNT = 120
@@ -285,6 +288,31 @@ def test_every_answer_is_in_the_log(client, good):
     assert logged(client)[before:] == [
         (answer.json["request_id"], answer.json["model_version"], len(answer.json["predictions"])) for answer in answers
     ]
+
+
+SENT = [1, 1.0, None, "1", " n/a ", "", -0.0, 0, 0.1, 1e-320, 2**63, 2**64, -(2**70), True, "\0", "\U0001f600"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_what_was_sent_is_in_the_log_to_the_last_digit(clients, contract, data):
+    """1.0 is not 1, numbers have any size, some columns are read by no model, and some applicants have a reference."""
+    client = clients("scorecard", rate_fail_closed=True)  # its own: what others ask is not in its log
+    few = data.draw(st.lists(st.sampled_from(SENT), min_size=1, max_size=5))
+    moved = data.draw(st.sets(st.sampled_from([*contract.features[:3], contract.target.name, APPLICANT_ID])))
+    columns = {name: [i] * 70 for i, name in enumerate(contract.features)} | dict.fromkeys(moved, (few * 70)[:70])
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    by_column = data.draw(st.booleans())
+    answer = client.predict(columns if by_column else rows)
+    assert answer.status == 200, answer.body
+    with contextlib.closing(open_store(client.service.settings.log, create=False)) as store:
+        logged = next(found for found in store.recent() if found.request_id == answer.json["request_id"])
+    found = decoded(logged.inputs)
+    kept = found if isinstance(found, list) else [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+    assert json.dumps(kept, sort_keys=True) == json.dumps(rows, sort_keys=True)
+    given = answer.json["predictions"]
+    given = given if by_column else {name: [row[name] for row in given] for name in given[0]}
+    assert msgspec.to_builtins(read_results(logged.results)).items() <= given.items()
 
 
 def test_nothing_is_answered_that_cannot_be_logged(clients, good, monkeypatch):

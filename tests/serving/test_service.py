@@ -104,7 +104,7 @@ def test_a_file_that_is_no_model_is_refused(copied, tmp_path):
 def test_a_plan_that_differs_from_its_model_is_refused(copied, monkeypatch):
     """The gate is asked, not passed by: shift what the plan says by more than is allowed."""
     exact = CompiledScorer.p_good
-    monkeypatch.setattr(CompiledScorer, "p_good", lambda self, values: exact(self, values) + 2e-9)
+    monkeypatch.setattr(CompiledScorer, "p_good", lambda self, *args: exact(self, *args) + 2e-9)
     outcome = load(copied("scorecard"))
     assert outcome.outcome == "refused"
     assert "differs from the pipeline by 2" in outcome.detail
@@ -125,7 +125,7 @@ def test_a_model_without_a_compiled_form_answers_through_its_pipeline(copied, tr
     parsed = served.scorer.parse(table.to_dict("records"))
     model = trained().model
     assert served.scorer.p_good(parsed.values) == pytest.approx(model.predict_proba(table)[:, 1], abs=1e-12)
-    assert served.reasons(parsed.values, 2) == model.reasons(table, 2)
+    assert served.reasons(parsed, 2) == model.reasons(table, 2)
 
 
 # --- exchange

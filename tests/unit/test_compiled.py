@@ -146,7 +146,7 @@ def test_what_is_no_cell_is_out_of_contract(strange: object) -> None:
     for n in (1, 9):
         parsed = SCORER.parse([{"grade": strange, "amount": 5}] * n)
         np.testing.assert_array_equal(parsed.values[:, :3], [[5.0, math.nan, math.nan]] * n)
-        assert parsed.gaps()[0] == [["grade"]] * n
+        assert parsed.gaps()[0] == [("grade",)] * n
 
 
 def test_what_is_remembered_is_bounded() -> None:
@@ -201,7 +201,7 @@ def test_answers_are_those_of_model_and_policy(model: RiskModel, scorer: Compile
     p_good = scorer.p_good(values)
     np.testing.assert_allclose(p_good, model.predict_proba(table)[:, 1], atol=1e-12)
     np.testing.assert_allclose(scorer.score(p_good), model.score(table), atol=1e-9)
-    np.testing.assert_array_equal(scorer.decide(p_good) == "approve", POLICY.approved(p_good))
+    assert [decision == "approve" for decision in scorer.decide(p_good)] == POLICY.approved(p_good).tolist()
     assert {*scorer.decide(p_good)} == {"approve", "refuse"}
     np.testing.assert_array_equal(scorer.default_probability(p_good), 1 - POLICY.correct(p_good))
     sets = scorer.conformal_sets(np.array([0.9, 0.72, 0.5, 0.1]))
@@ -214,6 +214,22 @@ def test_reasons_are_those_of_the_model(model: RiskModel, scorer: CompiledScorer
     for expected, found in zip(model.reasons(table, 5), scorer.reasons(values, 5), strict=True):
         assert [(r.column, r.code, r.text) for r in found] == [(r.column, r.code, r.text) for r in expected]
         np.testing.assert_allclose([r.points for r in found], [r.points for r in expected], atol=1e-9)
+
+
+def test_what_remembered_cells_add_is_looked_up(
+    model: RiskModel, raw_table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "REMEMBERED", 40)  # not all have room
+    scorer = compile_model(model, POLICY, "0" * 64)
+    for start in (0, 50, 0, 100):
+        table = raw_table.iloc[start : start + 100]
+        columns: dict[str, object] = {name: table[name].tolist() for name in scorer.columns}
+        columns["alter"] = pd.to_numeric(table["alter"], errors="coerce").to_numpy()  # arrays are not remembered
+        values, _, _, places = scorer.parse_columns(columns)
+        assert places is not None
+        assert (places > 0).mean() > 0.5
+        np.testing.assert_allclose(scorer.p_good(values, places), scorer.p_good(values), atol=1e-14)
+        assert scorer.reasons(values, 5, places) == scorer.reasons(values, 5)
 
 
 def test_without_a_policy_nothing_is_decided(model: RiskModel) -> None:
@@ -254,7 +270,7 @@ def test_what_is_no_plan_is_refused(scorer: CompiledScorer, tmp_path: Path) -> N
             CompiledScorer.load(path)
     header = np.frombuffer(json.dumps(scorer.header | {"format": 0}).encode(), dtype=np.uint8)
     np.savez(path, header=header, **dict(scorer.arrays))
-    with pytest.raises(PipelineError, match="found plan format 0, expected 1"):
+    with pytest.raises(PipelineError, match="found plan format 0, expected 2"):
         CompiledScorer.load(path)
     np.savez(path, header=np.array([object()]))
     with pytest.raises(PipelineError, match="cannot be read as a plan"):

@@ -114,15 +114,17 @@ def compile_model(model: RiskModel, policy: Policy | None = None, version: str =
 def parity(model: RiskModel, scorer: CompiledScorer, table: pd.DataFrame) -> float:
     """Return the largest difference between a model and its plan over raw rows, in P(good) and in contributions.
 
-    The plan is asked for all rows at once, for each row by itself, and by columns. Infinite if one knows a number where the
-    other does not.
+    The plan is asked for all rows at once, for each row by itself, and by columns, once more when it remembers their cells.
+    Infinite if one knows a number where the other does not.
     """
     expected = model.predict_proba(table)[:, 1]
     records: list[Any] = table[scorer.columns].to_dict("records")
     parsed = scorer.parse(records)
     found = [scorer.p_good(parsed.values)]
     found.append(np.concatenate([scorer.p_good(scorer.parse([record]).values) for record in records]))
-    found.append(scorer.p_good(scorer.parse_columns({name: table[name].tolist() for name in scorer.columns}).values))
+    for _ in range(2):
+        by_columns = scorer.parse_columns({name: table[name].tolist() for name in scorer.columns})
+        found.append(scorer.p_good(by_columns.values, by_columns.places))
     worst = max(_difference(expected, p_good) for p_good in found)
     if scorer.can_explain:
         base, parts = model.contributions(table)
@@ -352,19 +354,19 @@ def _boosted(booster: Booster, *, exact: bool) -> Arrays:
     n_splits = max((left >= 0).sum() for left, *_ in parts)
     if 0 < n_splits <= MAX_SPLITS and not exact:
         arrays |= {
-            f"shap.{name}": array
-            for name, array in _shap_tables(parts, asked, int(n_splits), booster.num_features(), arrays["start"]).items()
+            f"tables.{name}": array
+            for name, array in _tables(parts, asked, int(n_splits), booster.num_features(), arrays["start"]).items()
         }
     return arrays
 
 
-def _shap_tables(
+def _tables(
     trees: Sequence[tuple[np.ndarray, ...]], weights: Sequence[np.ndarray], n_splits: int, n_columns: int, start: np.ndarray
 ) -> Arrays:
-    """Tabulate path-dependent tree SHAP values, as `forms.ShapTables` takes them; ``weights`` are what reached each node."""
+    """Tabulate leaves and path-dependent tree SHAP values, as `forms.Tables` takes them; ``weights`` reached each node."""
     comparison = np.zeros((n_splits, len(trees), 2))
     comparison[:, :, 1] = -np.inf  # a split that a tree does not have: nothing is below
-    parts, base = [], float(start[0])
+    values, parts, base = [], [], float(start[0])
     for i, ((left, right, feature, threshold, missing_left, value), weight) in enumerate(zip(trees, weights, strict=True)):
         splits = np.flatnonzero(left >= 0)
         comparison[: len(splits), i, 0] = feature[splits] + n_columns * missing_left[splits]
@@ -372,6 +374,7 @@ def _shap_tables(
         columns = np.unique(feature[splits])
         expected = _expectations(left, right, feature, value, weight, n_splits)
         base += expected[0, 0]
+        values.append(expected[-1])  # all columns are known
         parts += [(column, i, part) for column, part in zip(columns, _shapley(expected), strict=True)]
     parts.sort(key=lambda part: part[:2])
     pairs, split = np.unique(comparison.reshape(-1, 2), axis=0, return_inverse=True)
@@ -379,6 +382,7 @@ def _shap_tables(
         "column": pairs[:, 0].astype(int),
         "threshold": pairs[:, 1].astype(np.float32),
         "split": split.reshape(n_splits, len(trees)),
+        "value": np.array(values, dtype=np.float32),
         "tree": np.array([tree for _, tree, _ in parts]),
         "receiver": np.array([column for column, *_ in parts]),
         "part": np.array([part for *_, part in parts], dtype=np.float32),

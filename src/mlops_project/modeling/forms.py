@@ -7,7 +7,7 @@ None where contributions need the model itself. `mlops_project.modeling.compilin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -160,7 +160,7 @@ class Sum:
         reached = values[:, self.column] >= self.start  # never where missing
         out = self.base + reached @ self.rise
         if len(self.straight):
-            out += self._lines(values).sum(axis=1)
+            out += self._lines(values[:, self.straight], self.straight).sum(axis=1)
         return out
 
     def p_good(self, values: np.ndarray) -> np.ndarray:
@@ -171,23 +171,26 @@ class Sum:
         """Return the intercept and what each column adds, shape (n rows, n columns)."""
         return self.intercept, self._parts(values)
 
+    def part(self, i: int, values: np.ndarray) -> np.ndarray:
+        """Return what column ``i`` adds, shape (n rows,); its ``values`` are those of the view."""
+        starts, levels = self.levels[i]
+        # NaN comes behind all numbers, so a missing value reaches the last level.
+        out = levels[starts.searchsorted(values, side="right") - 1]
+        return out + self._lines(values, i) if self.slope[i] else out
+
     def _parts(self, values: np.ndarray) -> np.ndarray:
-        out = np.empty(values.shape)
         if len(values) >= ROWS_TO_SEARCH:
-            for i, (starts, levels) in enumerate(self.levels):
-                # NaN comes behind all numbers, so a missing value reaches the last level.
-                out[:, i] = levels[starts.searchsorted(values[:, i], side="right") - 1]
-        else:
-            added = (values[:, self.column] >= self.start) * self.rise
-            firsts = np.flatnonzero(np.isneginf(self.start))
-            out = self.missing + np.add.reduceat(added, firsts, axis=1)
+            return np.array([self.part(i, column) for i, column in enumerate(values.T)]).T
+        added = (values[:, self.column] >= self.start) * self.rise
+        firsts = np.flatnonzero(np.isneginf(self.start))
+        out = self.missing + np.add.reduceat(added, firsts, axis=1)
         if len(self.straight):
-            out[:, self.straight] += self._lines(values)
+            out[:, self.straight] += self._lines(values[:, self.straight], self.straight)
         return out
 
-    def _lines(self, values: np.ndarray) -> np.ndarray:
+    def _lines(self, values: np.ndarray, columns: Any) -> np.ndarray:
         with np.errstate(over="ignore"):
-            found = (values[:, self.straight] - self.center[self.straight]) * self.slope[self.straight]
+            found = (values - self.center[columns]) * self.slope[columns]
         # Bounded, so that two monstrous values of opposite effect do not add up to NaN.
         return np.where(np.isnan(found), 0.0, np.minimum(np.maximum(found, -1e9), 1e9))
 
@@ -257,11 +260,11 @@ class Forest:
         return None
 
 
-class ShapTables:
-    """Tree SHAP values of trees of few splits, looked up.
+class Tables:
+    """Trees of few splits, looked up: what they add to the log-odds, and their tree SHAP values.
 
-    The ways in which a row goes at all splits of a tree make a pattern, and to each pattern belongs one contribution per column
-    that the tree asks. So nothing is left to do but to compare and to add [1]_.
+    The ways in which a row goes at all splits of a tree make a pattern, and to each pattern belongs a leaf, and one contribution
+    per column that the tree asks. So nothing is left to do but to compare and to add [1]_.
 
     Parameters
     ----------
@@ -270,11 +273,13 @@ class ShapTables:
     threshold : ndarray of float32, shape (n comparisons,)
     split : ndarray of int, shape (n splits, n trees)
         The comparison that each split of a tree asks.
+    value : ndarray of float32, shape (n trees, 2 ** n splits)
+        Of the leaf, by pattern, whose bits are the splits at which a row goes left.
     tree : ndarray of int, shape (n parts,)
     receiver : ndarray of int, shape (n parts,)
         The column that a part of a tree belongs to, rising.
     part : ndarray of float32, shape (n parts, 2 ** n splits)
-        Contribution by pattern, whose bits are the splits at which a row goes left.
+        Contribution by pattern.
     base : ndarray of shape (1,)
         Mean of the log-odds as the trees weigh it.
 
@@ -288,39 +293,58 @@ class ShapTables:
         column: np.ndarray,
         threshold: np.ndarray,
         split: np.ndarray,
+        value: np.ndarray,
         tree: np.ndarray,
         receiver: np.ndarray,
         part: np.ndarray,
         base: np.ndarray,
     ) -> None:
-        self.column, self.threshold, self.split, self.tree = column, threshold[:, np.newaxis], split, tree
-        self.firsts = np.flatnonzero(np.diff(receiver, prepend=-1))
-        self.receivers = receiver[self.firsts]
-        self.part = part.ravel()
-        self.begin = np.arange(len(part))[:, np.newaxis] * part.shape[1]
+        self.column, self.threshold, self.split = column, threshold[:, np.newaxis], split
+        self.value, self.first_value = value.ravel(), np.arange(len(value))[:, np.newaxis] * value.shape[1]
+        firsts = np.flatnonzero(np.diff(receiver, prepend=-1))
+        self.receivers, parts = receiver[firsts], np.split(part, firsts[1:])
+        # Per receiver: its trees, where their contributions begin, and these; little enough at a time for a processor's cache.
+        self.groups = [
+            (trees, np.arange(len(trees))[:, np.newaxis] * part.shape[1], found.ravel())
+            for trees, found in zip(np.split(tree, firsts[1:]), parts, strict=True)
+        ]
         self.base = float(base[0])
 
-    def __call__(self, X: np.ndarray) -> np.ndarray:
-        """Return contributions, shape (n rows, n columns of the view)."""
-        return _in_parts(self._look_up, X, 2 * len(self.tree))
+    def leaves(self, X: np.ndarray) -> np.ndarray:
+        """Return what each tree adds, float32 of shape (n trees, n rows)."""
+        at = self._patterns(X)
+        at += self.first_value
+        return self.value.take(at)
 
-    def _look_up(self, X: np.ndarray) -> np.ndarray:
+    def contributions(self, X: np.ndarray) -> np.ndarray:
+        """Return contributions, shape (n rows, n columns of the view)."""
+        return _in_parts(self._contributions, X, self.split.shape[1])
+
+    def _contributions(self, X: np.ndarray) -> np.ndarray:
+        patterns = self._patterns(X)
+        out = np.zeros(X.shape[::-1])
+        for receiver, (trees, begin, part) in zip(self.receivers.tolist(), self.groups, strict=False):
+            at = patterns.take(trees, axis=0)
+            at += begin
+            out[receiver] = part.take(at).sum(axis=0)
+        return out.T
+
+    def _patterns(self, X: np.ndarray) -> np.ndarray:
+        """Return the pattern of each row in each tree, int of shape (n trees, n rows)."""
         with np.errstate(over="ignore"):
             x = X.T.astype(np.float32)
         gaps = np.isnan(x)
         both = np.concatenate([np.where(gaps, np.float32(end), x) for end in (np.inf, -np.inf)])
-        left = (both[self.column] < self.threshold).view(np.uint8)
-        pattern = left[self.split[0]]
-        for i, split in enumerate(self.split[1:], start=1):
-            pattern |= left[split] << np.uint8(i)
-        out = np.zeros((len(x), len(X)))
-        if len(self.firsts):  # else no tree asks anything
-            out[self.receivers] = np.add.reduceat(self.part.take(pattern[self.tree] + self.begin), self.firsts, axis=0)
-        return out.T
+        left = (both.take(self.column, axis=0) < self.threshold).view(np.uint8)
+        pattern = left.take(self.split[-1], axis=0)
+        for split in self.split[-2::-1]:
+            pattern += pattern  # NumPy shifts bytes in ten times the time
+            pattern += left.take(split, axis=0)
+        return pattern.astype(np.intp)
 
 
 class Boosted:
-    """XGBoost's trees: in NumPy for few rows, where its interface costs more than its trees, else by XGBoost itself.
+    """XGBoost's trees: in NumPy for few rows or if they have few splits, where its interface costs more, else by XGBoost itself.
 
     Parameters
     ----------
@@ -331,7 +355,7 @@ class Boosted:
     exact : ndarray of bool, shape (1,)
         Whether the last digit matters, so that XGBoost is always asked.
     **arrays : ndarray
-        Of `Trees`, and of `ShapTables` with ``shap.`` before their names if the trees have few splits.
+        Of `Trees`, and of `Tables` with ``tables.`` before their names if the trees have few splits.
     """
 
     def __init__(self, raw: np.ndarray, start: np.ndarray, exact: np.ndarray, **arrays: np.ndarray) -> None:
@@ -340,21 +364,31 @@ class Boosted:
         self.booster = xgboost.Booster({"nthread": 1})
         self.booster.load_model(bytearray(raw.tobytes()))
         self.booster.set_param({"nthread": 1})
-        tables = {name.removeprefix("shap."): arrays.pop(name) for name in [*arrays] if name.startswith("shap.")}
-        self.shap = ShapTables(**tables) if tables else None
+        tables = {name.removeprefix("tables."): arrays.pop(name) for name in [*arrays] if name.startswith("tables.")}
+        self.tables: Any = Tables(**tables) if tables else None
         self.trees = Trees(**arrays)
         self.start = start
         self.rows_in_numpy = 0 if exact[0] else ROWS_IN_NUMPY
 
     def p_good(self, X: np.ndarray) -> np.ndarray:
         """Return P(good), shape (n rows,)."""
+        # In XGBoost's own order and precision: the margin is the same to the last bit, P(good) almost always.
         if len(X) <= self.rows_in_numpy:
-            # In XGBoost's own order and precision: the margin is the same to the last bit, P(good) almost always.
             rows = np.empty((len(X), 1 + len(self.trees.roots)), dtype=np.float32)
             rows[:, 0], rows[:, 1:] = self.start, self.trees.values(X)
-            odds_of_bad = np.exp(-np.add.accumulate(rows, axis=1)[:, -1].astype(float)).astype(np.float32)
-            return (1 / (odds_of_bad + np.float32(1))).astype(float)
-        return self.booster.inplace_predict(np.ascontiguousarray(X), validate_features=False).astype(float)
+            margin = np.add.accumulate(rows, axis=1)[:, -1]
+        elif self.tables is not None:
+            margin = _in_parts(self._margin_by_tables, X, len(self.trees.roots))
+        else:
+            return self.booster.inplace_predict(np.ascontiguousarray(X), validate_features=False).astype(float)
+        odds_of_bad = np.exp(-margin.astype(float)).astype(np.float32)
+        return (1 / (odds_of_bad + np.float32(1))).astype(float)
+
+    def _margin_by_tables(self, X: np.ndarray) -> np.ndarray:
+        margin = self.start.repeat(len(X))
+        for leaf in self.tables.leaves(X):
+            margin += leaf
+        return margin
 
     def margin(self, X: np.ndarray) -> np.ndarray:
         """Return the log-odds, shape (n rows,)."""
@@ -362,8 +396,8 @@ class Boosted:
 
     def split(self, X: np.ndarray) -> Split:
         """Return base and tree SHAP values, shape (n rows, n columns of the view)."""
-        if self.shap is not None:
-            return self.shap.base, self.shap(X)
+        if self.tables is not None:
+            return self.tables.base, self.tables.contributions(X)
         from xgboost import DMatrix
 
         found = self.booster.predict(DMatrix(X, nthread=1), pred_contribs=True).astype(float)

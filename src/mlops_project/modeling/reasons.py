@@ -52,6 +52,8 @@ ROWS_SUMMED = 20_000
 MAX_CELLS = 2_000_000
 # Log-odds up to which a contribution may be rounding: XGBoost computes in single precision.
 NEGLIGIBLE = 1e-6
+# Up to so many reasons are looked for one by one, in half the time of sorting.
+FEW = 5
 # Texts that are remembered: applicants share most of them.
 REMEMBERED = 50_000
 
@@ -272,11 +274,14 @@ class Wording:
             unit = f" {column.unit}" if column and column.unit else ""
             self._columns.append((name, english, contract.code_labels.get(name, {}), unit))
         self._said: dict[tuple[int, float | None, int], Reason] = {}
+        self._said_at: dict[int, Reason] = {}
 
     def __len__(self) -> int:
         return len(self._columns)
 
-    def reasons(self, cells: np.ndarray, parts: np.ndarray, points_per_log_odds: float, top: int) -> list[list[Reason]]:
+    def reasons(
+        self, cells: np.ndarray, parts: np.ndarray, points_per_log_odds: float, top: int, places: np.ndarray | None = None
+    ) -> list[list[Reason]]:
         """Put the columns that lower each row's score most into words.
 
         Parameters
@@ -288,21 +293,41 @@ class Wording:
         points_per_log_odds : float
         top : int
             Reasons per row at most; a row has fewer if fewer columns count against it.
+        places : ndarray of int, shape (n columns, n rows), optional
+            Of cells that have the same contribution whenever they have the same place; 0: no place.
 
         Returns
         -------
         list of list of Reason
             The heaviest first; of equal ones the contract's first.
         """
-        worst = np.argsort(parts, axis=1, kind="stable")[:, :top]
+        worst = _smallest(parts, top)
         rows = np.arange(len(parts))[:, np.newaxis]
         heaviest = parts[rows, worst]
         against = heaviest <= -NEGLIGIBLE
-        contributions, of_cells = heaviest[against], cells[rows, worst][against]
+        columns, contributions, of_cells = worst[against], heaviest[against], cells[rows, worst][against]
+        found: list[Any]
+        if places is None:
+            found = self._word(columns, of_cells, contributions, points_per_log_odds)
+        else:
+            at = places.T[rows, worst][against]
+            found = list(map(self._said_at.get, at.tolist()))
+            if new := [i for i, said in enumerate(found) if said is None]:
+                said = self._word(columns[new], of_cells[new], contributions[new], points_per_log_odds)
+                if len(self._said_at) < REMEMBERED:
+                    self._said_at.update(pair for pair in zip(at[new].tolist(), said, strict=True) if pair[0])
+                for i, reason in zip(new, said, strict=True):
+                    found[i] = reason
+        ends = np.cumsum(against.sum(axis=1)).tolist()
+        return [found[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _word(
+        self, columns: np.ndarray, cells: np.ndarray, contributions: np.ndarray, points_per_log_odds: float
+    ) -> list[Reason]:
         points = points_per_log_odds * contributions
         keys = zip(
-            worst[against].tolist(),
-            [None if cell != cell else cell for cell in of_cells.tolist()],  # noqa: PLR0124 - NaN is not equal to itself
+            columns.tolist(),
+            [None if cell != cell else cell for cell in cells.tolist()],  # noqa: PLR0124 - NaN is not equal to itself
             np.rint(-points).astype(int).tolist(),
             strict=True,
         )
@@ -312,8 +337,7 @@ class Wording:
             if said.contribution != contribution:
                 said = Reason(said.column, said.code, contribution, fewer, said.text)
             found.append(said)
-        ends = np.cumsum(against.sum(axis=1)).tolist()
-        return [found[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        return found
 
     def _say(self, key: tuple[int, float | None, int], contribution: float, points: float) -> Reason:
         """Word a reason: a cell (None: missing) of a column, and the points that it costs."""
@@ -326,6 +350,18 @@ class Wording:
         if len(self._said) < REMEMBERED:
             self._said[key] = said
         return said
+
+
+def _smallest(parts: np.ndarray, top: int) -> np.ndarray:
+    """Return the positions of the ``top`` smallest entries of each row, the smallest first; of equal ones the first."""
+    if top > FEW or len(parts) <= FEW:
+        return np.argsort(parts, axis=1, kind="stable")[:, :top]
+    left, rows = parts.T.copy(), np.arange(len(parts))
+    found = np.empty((len(parts), min(top, parts.shape[1])), dtype=int)
+    for i in range(found.shape[1]):
+        found[:, i] = left.argmin(axis=0)
+        left[found[:, i], rows] = np.inf
+    return found
 
 
 def reason_table(reasons: list[list[Reason]], index: pd.Index, top: int) -> pd.DataFrame:

@@ -185,20 +185,20 @@ def logged_applicants(store: Store, contract: Contract) -> pd.DataFrame:
     Beside the contract's columns ``request_id``, ``position``, ``p_good``, ``decision``, ``outcome`` (1 good, 0 bad, or missing),
     and ``days`` since the decision.
     """
-    from mlops_project.serving.log import decoded_json
+    from mlops_project.serving.log import read_results
     from mlops_project.serving.predictions import inputs_of
 
     names = [*contract.columns]
     now = time.time()
     found: list[dict[str, Any]] = []
     for logged in store.read():
-        answers = decoded_json(logged.record.results)
+        answers = read_results(logged.record.results)
         for i, cells in enumerate(inputs_of(logged)):
             if cells is not None:
                 outcome, _ = logged.outcomes.get(i, (None, None))
                 row: dict[str, Any] = {name: None if cells.get(name) is None else str(cells[name]) for name in names}
                 row |= {"request_id": logged.record.request_id, "position": i}
-                row |= {"p_good": answers["p_good"][i], "decision": answers["decision"][i]}
+                row |= {"p_good": answers.p_good[i], "decision": answers.decision[i]}
                 row["outcome"] = None if outcome is None else float(outcome == "good")
                 row["days"] = (now - logged.record.time) / SECONDS_PER_DAY
                 found.append(row)

@@ -12,7 +12,6 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from mlops_project.modeling.bootstrap import intervals
@@ -58,19 +57,21 @@ class Window(NamedTuple):
 
 def read_window(judged: Iterable[Judged]) -> Window:
     """Collect the approved applicants and their outcomes."""
+    from mlops_project.serving.log import read_results
+
     y: list[int] = []
     p_good: list[float] = []
     predictions, versions = 0, Counter[str]()
     for part in judged:
-        answers = msgspec.json.decode(part.results)
-        for i, decision in enumerate(answers["decision"]):
+        answers = read_results(part.results)
+        for i, (decision, p) in enumerate(zip(answers.decision, answers.probability_of_default, strict=True)):
             predictions += decision is not None  # deleted since
-            if decision != "approve":
+            if decision != "approve" or p is None:
                 continue
             versions[part.model_version] += 1
             if i in part.outcomes:
                 y.append(int(part.outcomes[i] == "good"))
-                p_good.append(1 - answers["probability_of_default"][i])
+                p_good.append(1 - p)
     rows = Decided(np.array(y, dtype=int), np.array(p_good, dtype=float), np.ones(len(y)))
     return Window(rows, predictions, versions.total(), dict(versions))
 

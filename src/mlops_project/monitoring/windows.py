@@ -206,16 +206,6 @@ def _predictions(
     return _rows(contract.parse_features(inputs), p_good, facts, None)
 
 
-class _Answers(msgspec.Struct, gc=False):
-    """What is read of a record's results."""
-
-    p_good: list[float | None]
-    decision: list[str | None]
-
-
-_answers = msgspec.json.Decoder(_Answers).decode
-
-
 def read_log(
     url: str,
     contract: Contract,
@@ -276,9 +266,9 @@ def read_log(
 
 def _take(record: Record, cells: dict[str, list[Any]], p_good: list[float | None]) -> int:
     """Append the applicants of a record, but those that were deleted since; return their number."""
-    from mlops_project.serving.log import decoded_json
+    from mlops_project.serving.log import decoded, read_results
 
-    content, answers = decoded_json(record.inputs), _answers(record.results)
+    content, answers = decoded(record.inputs), read_results(record.results)
     there = [i for i, decision in enumerate(answers.decision) if decision is not None]
     if isinstance(content, dict) and not any(isinstance(column, list) for column in content.values()):
         content = [content]

@@ -212,7 +212,10 @@ def read_columns(body: bytes) -> Columns | None:
 
 
 def read_table(body: bytes, names: Names) -> Columns | None:
-    """Read an array of objects into columns; None where `read_json` must look: at gaps, at what is wrong, at truth values."""
+    """Read an array of objects into columns; None where `read_json` must look: at gaps, at what is wrong, at truth values.
+
+    Columns that are not `Names.features` are there if any applicant has them.
+    """
     try:
         rows = names.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -220,14 +223,14 @@ def read_table(body: bytes, names: Names) -> Columns | None:
     if not rows:
         return None
     columns = list(zip(*map(msgspec.structs.astuple, rows), strict=True))
-    others = columns[len(names.features) :]
-    given = len(rows) * len(columns) - sum(column.count(msgspec.UNSET) for column in others)
-    if body.count(b":") != given:  # see `read_json`
-        return None
     found: dict[str, Sequence[Any]] = dict(zip(names.features, columns, strict=False))
-    if given > len(rows) * len(names.features):
-        found[names.reference] = [None if cell is msgspec.UNSET else cell for cell in others[0]]
-    return found
+    given = len(rows) * len(found)
+    for name, column in zip(names.others, columns[len(found) :], strict=True):
+        cells = len(rows) - column.count(msgspec.UNSET)
+        given += cells
+        if cells:
+            found[name] = [None if cell is msgspec.UNSET else cell for cell in column]
+    return found if body.count(b":") == given else None  # see `read_json`
 
 
 def _strictly(body: bytes) -> list[Record] | Columns:

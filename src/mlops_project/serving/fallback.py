@@ -53,11 +53,11 @@ class PipelineScorer(CompiledScorer):
         super().__init__(json.loads(json.dumps(msgspec.to_builtins(header))), nothing)
         self.model = model
 
-    def p_good(self, values: np.ndarray) -> np.ndarray:
+    def p_good(self, values: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
         """Return P(good) of parsed values, shape (n rows,)."""
         return self.model.predict_proba(self._table(values))[:, 1]
 
-    def reasons(self, values: np.ndarray, top: int = 3) -> list[list[Reason]]:
+    def reasons(self, values: np.ndarray, top: int = 3, places: np.ndarray | None = None) -> list[list[Reason]]:
         """Return per row the columns that lower its score most."""
         return self.model.reasons(self._table(values), top)
 

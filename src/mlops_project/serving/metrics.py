@@ -132,9 +132,10 @@ class Metrics:
         noted = self._noted
         for decision in DECISIONS:
             noted.decisions[decision] += scored.decision.count(decision)
-        noted.p_default.extend(scored.probability_of_default)
-        noted.treated += chain.from_iterable(scored.treated_as_missing)
-        noted.absent += chain.from_iterable(scored.missing)
+        noted.p_default.fromlist(scored.probability_of_default)
+        # Most are empty.
+        noted.treated += chain.from_iterable(filter(None, scored.treated_as_missing))
+        noted.absent += chain.from_iterable(filter(None, scored.missing))
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Note an answered request."""

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import numpy as np
-
+    from mlops_project.modeling.compiled import Parsed
     from mlops_project.modeling.reasons import Reason
 
 logger = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ class Served(NamedTuple):
     def of(cls, scorer: CompiledScorer, pointer: Pointer) -> Served:
         return cls(scorer, Names.of(scorer), pointer)
 
-    def reasons(self, values: np.ndarray, top: int) -> list[list[Reason]]:
+    def reasons(self, parsed: Parsed, top: int) -> list[list[Reason]]:
         """Return reasons; where the plan has none, the pipeline is asked, which is loaded when this is done first.
 
         Raises
@@ -47,8 +46,8 @@ class Served(NamedTuple):
             If the model file is another one by now.
         """
         if self.scorer.can_explain:
-            return self.scorer.reasons(values, top)
-        return _pipeline(self.pointer).reasons(values, top)
+            return self.scorer.reasons(parsed.values, top, parsed.places)
+        return _pipeline(self.pointer).reasons(parsed.values, top)
 
 
 @functools.lru_cache(maxsize=1)

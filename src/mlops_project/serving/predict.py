@@ -6,6 +6,7 @@ Plain ASGI and msgspec: validation by FastAPI would cost more than all else toge
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import io
 import time
@@ -23,7 +24,7 @@ from mlops_project.modeling.reasons import Reason  # noqa: TC001 - msgspec reads
 from mlops_project.modeling.scale import log_odds
 from mlops_project.serving import applicants as bodies
 from mlops_project.serving.applicants import CSV, JSON, PARQUET, TYPES
-from mlops_project.serving.log import Record, new_request_id, results
+from mlops_project.serving.log import Record, new_request_id, pack, results
 from mlops_project.serving.problems import Refusal
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ def score(served: Served, found: Applicants, top: int) -> Predictions:
     else:
         parsed = scorer.parse_columns(found.columns or {}, plain=found.plain)
     treated, missing = parsed.gaps()
-    p_good = scorer.p_good(parsed.values)
-    reasons = served.reasons(parsed.values, top) if top else None
+    p_good = scorer.p_good(parsed.values, parsed.places)
+    reasons = served.reasons(parsed, top) if top else None
     if found.n == 1 and scorer.policy is not None:
         p: float = p_good.item()
         policy: Any = scorer.policy
@@ -111,7 +112,7 @@ def score(served: Served, found: Applicants, top: int) -> Predictions:
         p_good.tolist(),
         scorer.default_probability(p_good).tolist(),
         scorer.score(p_good).tolist(),
-        scorer.decide(p_good).tolist(),
+        scorer.decide(p_good),
         scorer.conformal_sets(p_good),
         treated,
         missing,
@@ -176,7 +177,7 @@ def predict(
         request_id,
         time.time(),
         version,
-        body if kind == JSON else _encode({name: _plain(cells) for name, cells in (found.columns or {}).items()}),
+        _inputs(found, body, kind),
         results(scored.p_good, scored.probability_of_default, scored.score, scored.decision),
         found.n,
         found.references,
@@ -215,6 +216,14 @@ def write(scored: Predictions, kind: str, request_id: str, version: str, *, by_c
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
     return sink.getvalue().to_pybytes()
+
+
+def _inputs(found: Applicants, body: bytes, kind: str) -> bytes:
+    """Return what is logged of a body: as it was sent, or the columns that were read of it, which is shorter."""
+    if found.plain:
+        with contextlib.suppress(OverflowError):  # beyond 64 bits
+            return pack(found.columns)
+    return body if kind == JSON else _encode({name: _plain(cells) for name, cells in (found.columns or {}).items()})
 
 
 def _plain(cells: Any) -> Any:

@@ -11,12 +11,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import asdict
+
 from mlops_project.errors import DataError, PipelineError
 from mlops_project.files import NEEDS_PYARROW, atomic_path
 from mlops_project.runtime import guarded, setup_logging
 from mlops_project.serving import environment
 from mlops_project.serving.keys import seconds_of
-from mlops_project.serving.log import DEFAULT_URL, Logged, Store, decoded_json, open_store
+from mlops_project.serving.log import DEFAULT_URL, Logged, Store, decoded, open_store, read_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,24 +38,21 @@ ROWS_AT_ONCE = 5000
 
 def inputs_of(logged: Logged) -> list[dict[str, Any] | None]:
     """Return the raw cells of each applicant of a record; None where they are deleted."""
-    content = decoded_json(logged.record.inputs)
+    content = decoded(logged.record.inputs)
     if isinstance(content, list):
         return content
     columns = list(content.values())
     if not any(isinstance(column, list) for column in columns):
         return [content]
     rows = [dict(zip(content, cells, strict=True)) for cells in zip(*columns, strict=True)]
-    return [row if decision is not None else None for row, decision in zip(rows, _results(logged)["decision"], strict=True)]
-
-
-def _results(logged: Logged) -> dict[str, list[Any]]:
-    return decoded_json(logged.record.results)
+    decisions = read_results(logged.record.results).decision
+    return [row if decision is not None else None for row, decision in zip(rows, decisions, strict=True)]
 
 
 def rows(log: Iterable[Logged]) -> Iterator[dict[str, Any]]:
     """Yield one row per prediction: the columns `OWN`, and the inputs as text under `PREFIX` and their name."""
     for logged in log:
-        record, answers = logged.record, _results(logged)
+        record, answers = logged.record, asdict(read_results(logged.record.results))
         for i, cells in enumerate(inputs_of(logged)):
             if cells is None:
                 continue
