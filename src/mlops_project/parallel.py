@@ -107,7 +107,7 @@ class Cluster:
                 time.sleep(attempt)
             try:
                 parallel = self._parallel or self._send()
-                for result in parallel([delayed(_run)(function, identity(), self.shared, task) for task in tasks[done:]]):
+                for result in parallel([delayed(run_task)(function, identity(), self.shared, task) for task in tasks[done:]]):
                     done += 1
                     yield result
                 return
@@ -154,7 +154,8 @@ def connect(where: str) -> Client:
             client = Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise PipelineError(
-                f"{VARIABLE}={where}: no scheduler answered within {CONNECT_SECONDS} seconds; start one (docs/cluster.md), or {OFFER}"
+                f"{VARIABLE}={where}: no scheduler answered within {CONNECT_SECONDS} seconds; start one (docs/cluster.md), or"
+                f" {OFFER}"
             ) from error
     try:
         client.wait_for_workers(1, timeout=WORKER_SECONDS)
@@ -163,7 +164,16 @@ def connect(where: str) -> Client:
             f"{VARIABLE}={where}: the scheduler has no worker after {WORKER_SECONDS} seconds; start one"
             f" (`dask worker {where} --nthreads 1`), or {OFFER}"
         ) from error
-    logger.info("%s=%s: %d workers", VARIABLE, where, len(client.nthreads()))
+    try:  # it unpickles what it hands on
+        found = client.run_on_scheduler(identity)
+    except Exception as error:
+        told = " ".join(str(error).split())
+        raise PipelineError(
+            f"{VARIABLE}={where}: the scheduler cannot run this project's code ({told}); start it in this project's"
+            f" environment, or {OFFER}"
+        ) from error
+    check_identity(f"the scheduler {where}", found, identity())
+    logger.info("%s=%s, workers: %d", VARIABLE, where, len(client.nthreads()))
     return client
 
 
@@ -183,6 +193,13 @@ def identity() -> dict[str, str]:
     }
 
 
+def check_identity(who: str, found: dict[str, str], expected: dict[str, str]) -> None:
+    """Raise PipelineError, with what differs, unless another process has the `identity` that this work expects."""
+    if differing := [name for name in expected | found if expected.get(name) != found.get(name)]:
+        told = ", ".join(f"{name} {found.get(name, 'absent')} instead of {expected.get(name, 'absent')}" for name in differing)
+        raise PipelineError(f"{who} has {told}; start it anew in the environment of this process, or {OFFER}")
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -190,15 +207,12 @@ def _version(package: str) -> str:
         return ""
 
 
-def _run(function: Callable[[Any, Any], Any], expected: dict[str, str], shared: Any, task: Any) -> Any:
+def run_task(function: Callable[[Any, Any], Any], expected: dict[str, str], shared: Any, task: Any) -> Any:
     """Run a task on a worker."""
     from joblib import parallel_config
     from threadpoolctl import threadpool_limits
 
-    found = identity()
-    if differing := [name for name in expected | found if expected.get(name) != found.get(name)]:
-        told = ", ".join(f"{name} {found.get(name, 'absent')} instead of {expected.get(name, 'absent')}" for name in differing)
-        raise PipelineError(f"a Dask worker has {told}; start workers in the environment of this process, or {OFFER}")
+    check_identity("a Dask worker", identity(), expected)
     # For good: threads of one worker that restored it would restore it for each other.
     threadpool_limits(limits=1)
     # joblib would hand the pool down: a forest would send its trees to the cluster, and add them up as they come.
