@@ -59,8 +59,9 @@ def main() -> int:
         if key not in known:
             problems.append(f"{' '.join(key)}: unknown, expected one of {', '.join(' '.join(one) for one in sorted(known))}")
             continue
-        for error in jsonschema.Draft202012Validator(known[key]).iter_errors(resource):
-            problems.append(f"{resource['kind']} {resource['metadata']['name']}: {error.json_path}: {error.message}")
+        name = f"{resource['kind']} {resource['metadata']['name']}"
+        errors = jsonschema.Draft202012Validator(known[key]).iter_errors(resource)
+        problems += [f"{name}: {error.json_path}: {error.message}" for error in errors]
         if resource["kind"] == "DaskCluster" and not problems:
             others += pods(resource)
     yaml.safe_dump_all(others, sys.stdout)
