@@ -203,9 +203,8 @@ class Cluster:
 
     def stop(self) -> None:
         for process in reversed(self.processes):
-            with process:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            with process, contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
