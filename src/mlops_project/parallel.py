@@ -124,7 +124,8 @@ class Cluster:
                 self._parallel, lost = None, error
                 if self.client.status != "running":  # nor will it ever again: it has tried to reconnect
                     break
-        raise PipelineError(f"{VARIABLE}={asked()}: the cluster went away ({lost}); start it again, or {OFFER}") from lost
+        told = str(lost).split("\n", 1)[0]
+        raise PipelineError(f"{VARIABLE}={asked()}: the cluster went away ({told}); start it again, or {OFFER}") from lost
 
     def _send(self) -> Parallel:
         from joblib import Parallel, parallel_config

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 # With fewer rows one process is done in half a minute, and its model is the same everywhere.
 MIN_ROWS = 1_000_000
 CHECK_SECONDS = 2
+# Until all workers have joined. They hold their rows by then; without an end they would wait for one that has just died.
+JOIN_SECONDS = 60
 
 
 class Tables(NamedTuple):
@@ -136,6 +138,7 @@ def row_groups(tables: Tables) -> list[int]:
 def _fit(classifier: XGBClassifier, share: Share, sizes: list[int], client: Client, workers: list[str]) -> Booster:
     import dask.array as da
     from xgboost import dask as xgboost_dask
+    from xgboost.collective import Config
 
     with client.as_current():
         # A fixed share each, in the order of XGBoost's ranks: the same number of workers gives the same model.
@@ -155,8 +158,14 @@ def _fit(classifier: XGBClassifier, share: Share, sizes: list[int], client: Clie
             return da.concatenate([da.from_delayed(one, (rows, *more), np.float32) for one, rows in shaped])
 
         matrix = xgboost_dask.DaskQuantileDMatrix(client, column(0, n_features), column(1), weight=column(2))
-        rounds = classifier.get_num_boosting_rounds()
-        return xgboost_dask.train(client, classifier.get_xgb_params(), matrix, num_boost_round=rounds)["booster"]
+        found = xgboost_dask.train(
+            client,
+            classifier.get_xgb_params(),
+            matrix,
+            num_boost_round=classifier.get_num_boosting_rounds(),
+            coll_cfg=Config(tracker_timeout=JOIN_SECONDS),
+        )
+        return found["booster"]
 
 
 def read_part(share: Share, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
