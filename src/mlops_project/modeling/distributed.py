@@ -16,7 +16,7 @@ from sklearn.base import clone
 
 from mlops_project.errors import DataError, PipelineError
 from mlops_project.files import APPLICANT_ID
-from mlops_project.parallel import ATTEMPTS, OFFER, VARIABLE, asked, connect, identity, run_task
+from mlops_project.parallel import ATTEMPTS, OFFER, VARIABLE, WORKER_SECONDS, asked, connect, identity, run_task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,19 +98,23 @@ def fit_xgboost(classifier: XGBClassifier, share: Share) -> tuple[XGBClassifier,
     DataError
         If the tables are not of the same rows, or a worker does not see them.
     PipelineError
-        As `parallel.pool`, or if workers keep dying.
+        As `parallel.pool`, or if workers keep dying, or the scheduler goes away.
     """
     share = share._replace(tables=Tables(*(path.absolute() for path in share.tables)))
     sizes, client = row_groups(share.tables), connect(asked())
     for attempt in range(ATTEMPTS):
         workers: list[str] = []
         try:
-            client.wait_for_workers(1)
+            client.wait_for_workers(1, timeout=WORKER_SECONDS)
             workers = _ranked(client)[: len(sizes)]
             booster = _fit(classifier, share, sizes, client, workers)
+        except PipelineError:
+            raise
         except Exception as error:
             # A death looks like an error of XGBoost, of Dask or of the network, whoever notices first.
-            if client.status != "running" or (workers and not _lost(client, workers)) or isinstance(error, PipelineError):
+            if client.status != "running":
+                raise PipelineError(f"{VARIABLE}={asked()}: the scheduler went away; start it again, or {OFFER}") from error
+            if workers and not _lost(client, workers):
                 raise
             logger.warning("a Dask worker died; fitting starts again on those that are left")
             time.sleep(attempt)
