@@ -26,7 +26,7 @@ init: $(VENV)/core.done ## Make .venv with the pinned core and the console comma
 requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pyproject.toml and requirements/*.in
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) -c requirements/constraints.in pyproject.toml requirements/build.in -o requirements/core.txt
-	for extra in report tuning mlflow serving monitoring parquet; do \
+	for extra in report tuning mlflow serving monitoring parquet dask; do \
 		$(BIN)/python scripts/extra.py $$extra | $(COMPILE) -c requirements/core.txt - -o requirements/$$extra.txt || exit; done
 	$(COMPILE) -c requirements/core.txt -c requirements/report.txt -c requirements/tuning.txt requirements/dev.in -o requirements/dev.txt
 	for set in s3 ssh servers workflows api; do $(COMPILE) -c requirements/core.txt requirements/$$set.in -o requirements/$$set.txt || exit; done
@@ -34,6 +34,7 @@ requirements: $(VENV)/dev.done ## Compile the pinned requirements anew from pypr
 	for set in evidently nannyml; do $(COMPILE) requirements/$$set.in -o requirements/$$set.txt || exit; done
 	$(BIN)/python scripts/extra.py serving | $(COMPILE) -c requirements/core.txt -c requirements/serving.txt - requirements/image.in -o requirements/image.txt
 	$(COMPILE) requirements/deploy.in -o requirements/deploy.txt
+	$(COMPILE) --no-deps requirements/dask-operator.in -o requirements/dask-operator.txt
 	$(COMPILE) deploy/airflow/requirements.in -o deploy/airflow/requirements.txt
 
 # The folder's own path is part of the environment: a copied or moved checkout sets up anew.
@@ -192,6 +193,20 @@ $(MLFLOW).done: $(VENV)/core.done requirements/core.txt requirements/mlflow.txt
 	@$(basename $@)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
+# With pyarrow, so not in the development environment ; with the search, which runs on a cluster, too.
+DASK := $(VENV)/dask
+$(DASK).done: $(VENV)/core.done requirements/core.txt requirements/tuning.txt requirements/dask.txt
+	$(own_environment)
+	@$(basename $@)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+# The schemas of Kubernetes' DaskCluster, out of the operator's package; what it depends on is not needed to read them.
+OPERATOR := $(VENV)/dask-operator
+$(OPERATOR).done: $(VENV)/core.done requirements/dask-operator.txt
+	@rm -rf $(OPERATOR)
+	@$(UV) pip install --quiet --target $(OPERATOR) --require-hashes --no-deps -r requirements/dask-operator.txt
+	@touch $@
+
 # A server to compare with.
 BENTOML := $(VENV)/bentoml
 $(BENTOML).done: $(VENV)/core.done requirements/core.txt requirements/bentoml.txt
@@ -229,7 +244,7 @@ $(API).done: $(VENV)/core.done requirements/api.txt
 	$(own_environment)
 	@touch $@
 
-test-integration: $(PARQUET).done $(VENV)/dev.done $(VENV)/serving.done $(API).done $(DEPLOY).done $(REMOTES).done $(MLFLOW).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
+test-integration: $(PARQUET).done $(VENV)/dev.done $(VENV)/serving.done $(API).done $(DEPLOY).done $(OPERATOR).done $(REMOTES).done $(MLFLOW).done $(DASK).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
 	@$(BIN)/python -m pytest -m integration || [ $$? -eq 5 ]
 	@PYTHONPATH=$(PARQUET) $(BIN)/python -m pytest -n auto -k "parquet or arrow or tables" -m "not integration" tests/unit tests/model tests/serving || [ $$? -eq 5 ]
 
@@ -247,7 +262,7 @@ check: lint $(VENV)/serving.done ## All static checks: lint, format, types, impo
 check-workflows: $(WORKFLOWS).done ## Lint CI workflows and shell scripts (needs Node.js; part of test-integration)
 	@sh scripts/ci/check_workflows.sh $(WORKFLOWS)
 
-check-deploy: $(DEPLOY).done ## Lint Dockerfile, Compose file and Kubernetes manifests, offline (part of test-integration)
+check-deploy: $(DEPLOY).done $(OPERATOR).done ## Lint Dockerfile, Compose file and Kubernetes manifests, offline (part of test-integration)
 	@sh scripts/ci/check_deploy.sh $(DEPLOY)
 
 format: $(VENV)/dev.done ## Format the code and mend what the linter can

@@ -36,6 +36,7 @@ from mlops_project.experiments import (
     verdicts,
 )
 from mlops_project.files import atomic_path, read_table
+from mlops_project.parallel import VARIABLE, asked, connect
 from mlops_project.runtime import guarded, setup_logging
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Run:
         self.folder, self.lock, self.results = folder, lock, results
         self.metric = params.train.selection_metric
         self.contract_file = params.data.contract
+        # One cluster for all experiments; one that is not there is told before a clone is made.
+        self.cluster = {VARIABLE: connect(asked()).scheduler.address} if asked() else {}
         self.top = Path(git("rev-parse", "--show-toplevel").strip())
         self.prefix = git("rev-parse", "--show-prefix").strip()
         self.commit = git("rev-parse", "HEAD").strip()
@@ -95,7 +98,7 @@ class Run:
         with subprocess.Popen(
             [*DVC, *arguments],
             cwd=folder,
-            env=ENVIRONMENT | {"DVC_SITE_CACHE_DIR": str(self.folder / "site-cache"), "DVC_NO_ANALYTICS": "1"},
+            env=ENVIRONMENT | self.cluster | {"DVC_SITE_CACHE_DIR": str(self.folder / "site-cache"), "DVC_NO_ANALYTICS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

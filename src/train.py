@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
 from mlops_project.config import MODELS, PROCESSED, fold_groups, load_params, table_path
 from mlops_project.files import read_outcomes, read_table
+from mlops_project.modeling.distributed import Tables
 from mlops_project.modeling.train import save_training, train
 from mlops_project.preprocessing import load_preprocessor
 from mlops_project.runtime import run_stage
@@ -16,10 +17,11 @@ from mlops_project.schema import load_contract
 def main() -> None:
     params = load_params()
     contract = load_contract(params.data.contract)
-    X = read_table(table_path(PROCESSED, "Xtraintest", params.data), contract.text_columns)
-    y = read_outcomes(table_path(PROCESSED, "ytraintest", params.data), X, contract.target.name)
+    tables = Tables(*(table_path(PROCESSED, name, params.data) for name in ("Xtraintest", "ytraintest")))
+    X = read_table(tables.X, contract.text_columns)
+    y = read_outcomes(tables.y, X, contract.target.name)
     preprocessor = load_preprocessor(MODELS / "preprocessor.joblib")
-    result = train(X, y, preprocessor, contract, params.train, params.models, fold_groups(params.prepare))
+    result = train(X, y, preprocessor, contract, params.train, params.models, fold_groups(params.prepare), tables)
     save_training(result, params.data)
 
 

@@ -30,6 +30,7 @@ from mlops_project.modeling.metrics import cross_validated_metrics
 from mlops_project.modeling.models import build_model
 from mlops_project.modeling.selection import LOWER_IS_BETTER, corrected_t_test, interval
 from mlops_project.modeling.train import check_inner_folds
+from mlops_project.parallel import Here, pool
 from mlops_project.preprocessing import value_columns
 
 if TYPE_CHECKING:
@@ -190,7 +191,10 @@ class _Tuner:
         from tqdm import tqdm
 
         outer = self._folds(self.rows, self.params.tune.outer_repeats)
-        judges = [self._inner(self.rows.take(fold.train)) for fold in outer] + [self._inner(self.rows)]
+        inner = [self._inner(self.rows.take(fold.train)) for fold in outer] + [self._inner(self.rows)]
+        # One judge per search, then one per comparison.
+        self.judges = [*inner, *(Judge(self.rows, [fold], self.preprocessor, self.train, self.metric) for fold in outer)]
+        self.workers = pool(self.judges)
         labels = [*(f"fold {number}" for number in range(1, len(outer) + 1)), "all rows"]
         studies = self._studies(labels)
         done = sum(min(len(_completed(study)), self.n_trials) for study in studies)
@@ -200,15 +204,18 @@ class _Tuner:
         elif done:
             logger.info("going on after %d of %d trials", done, total)
         picks, folds = [], []
+        # Searches know nothing of each other: a cluster has them all at once, one process one after the other.
+        together = [range(len(studies))] if self.workers.size > 1 else [range(n, n + 1) for n in range(len(studies))]
         with tqdm(total=total, initial=done, unit="trial", disable=not sys.stderr.isatty()) as bar:
-            for number, (label, study, judge) in enumerate(zip(labels, studies, judges, strict=True)):
-                bar.set_description(f"{self.name}, {label}")
-                self._search(study, judge, number, bar)
-                picks.append(self._pick(study, judge))
-                if number < len(outer):
-                    folds.append(self._compare(study, outer[number], picks[-1]["values"]))
-                if bar.disable and done < total:
-                    logger.info("%s, %s: best %s %.4f", self.name, label, self.metric, picks[-1]["best"])
+            for numbers in together:
+                bar.set_description(f"{self.name}, {labels[numbers[0]] if len(numbers) == 1 else 'all searches'}")
+                self._search(studies, numbers, bar)
+                for number in numbers:
+                    picks.append(self._pick(studies[number], number))
+                    if number < len(outer):
+                        folds.append(self._compare(studies[number], len(studies) + number, picks[-1]["values"]))
+                    if bar.disable and done < total:
+                        logger.info("%s, %s: best %s %.4f", self.name, labels[number], self.metric, picks[-1]["best"])
         gain = self._gain(folds, outer)
         report = {
             "model": self.name,
@@ -259,24 +266,40 @@ class _Tuner:
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         return studies
 
-    def _search(self, study: optuna.Study, judge: Judge, number: int, bar: Any) -> None:
+    def _search(self, studies: list[optuna.Study], numbers: range, bar: Any) -> None:
+        """Complete the searches ``numbers``, one trial of each at a time."""
         import optuna
 
         distributions = {key: _distribution(bounds) for key, bounds in self.space.items()}
-        for done in range(len(_completed(study)), self.n_trials):
-            # A seed per trial: what comes next depends on the completed trials only, not on where a run was cut off.
-            seed = int(np.random.SeedSequence([self.params.tune.seed, number, done]).generate_state(1)[0])
-            study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=False)
-            trial = study.ask(distributions)
-            study.tell(trial, judge(self._model(self._values(trial))))
-            bar.update()
+        have = {number: len(_completed(studies[number])) for number in numbers}
+        for done in range(min(have.values()), self.n_trials):
+            trials = {}
+            for number in numbers:
+                if have[number] > done:
+                    continue
+                # A seed per trial: what comes next depends on the completed trials only, not on where a run was cut off.
+                seed = int(np.random.SeedSequence([self.params.tune.seed, number, done]).generate_state(1)[0])
+                studies[number].sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=False)
+                trials[number] = studies[number].ask(distributions)
+            scores = self._scores([(number, self._model(self._values(trial))) for number, trial in trials.items()])
+            for (number, trial), score in zip(trials.items(), scores, strict=True):
+                studies[number].tell(trial, score)
+                bar.update()
+
+    def _scores(self, asked: list[tuple[int, Model]]) -> list[float]:
+        """Return what judges, by their numbers, say of models."""
+        if isinstance(self.workers, Here):  # whose judges keep what models share
+            return [self.judges[number](model) for number, model in asked]
+        tasks = [(number, fold, model) for number, model in asked for fold in range(len(self.judges[number].folds))]
+        scores = iter(list(self.workers.map(_score, tasks)))
+        return [float(np.mean([next(scores) for _ in self.judges[number].folds])) for number, _ in asked]
 
     def _values(self, trial: optuna.trial.Trial | optuna.trial.FrozenTrial) -> dict[str, Any]:
         return {key: _shortened(trial.params[key], bounds) for key, bounds in self.space.items()}
 
-    def _pick(self, study: optuna.Study, judge: Judge) -> dict[str, Any]:
+    def _pick(self, study: optuna.Study, number: int) -> dict[str, Any]:
         """Take the best trial, or the current values if none is better."""
-        current = _kept(study, f"current {self._key(self.current)}", lambda: judge(self._model(self.current)))
+        current = _kept(study, f"current {self._key(self.current)}", lambda: self._judged(number, self.current))
         trials = _completed(study)[: self.n_trials]
         scores = [self.sign * (trial.value or 0.0) for trial in trials]
         if max(scores) > self.sign * current:
@@ -284,14 +307,16 @@ class _Tuner:
             return {"values": self._values(best), "current": current, "best": best.value}
         return {"values": self.current, "current": current, "best": current}
 
-    def _compare(self, study: optuna.Study, fold: Fold, values: dict[str, Any]) -> dict[str, Any]:
+    def _compare(self, study: optuna.Study, number: int, values: dict[str, Any]) -> dict[str, Any]:
         """Fit current and found values to all rows that the search had, and score the rows that it had not."""
-        judge = Judge(self.rows, [fold], self.preprocessor, self.train, self.metric)
         scores = {
-            which: _kept(study, f"outer {self._key(chosen)}", lambda chosen=chosen: judge(self._model(chosen)))
+            which: _kept(study, f"outer {self._key(chosen)}", lambda chosen=chosen: self._judged(number, chosen))
             for which, chosen in (("current", self.current), ("tuned", values))
         }
         return {"values": values} | rounded(scores)
+
+    def _judged(self, number: int, values: dict[str, Any]) -> float:
+        return self._scores([(number, self._model(values))])[0]
 
     def _key(self, values: dict[str, Any]) -> str:
         return json.dumps(values, sort_keys=True)
@@ -306,6 +331,13 @@ class _Tuner:
         for number, trial in enumerate(_completed(study)[: self.n_trials], 1):
             seconds = trial.duration.total_seconds() if trial.duration else 0.0
             yield {"search": label, "trial": number, self.metric: trial.value, "seconds": seconds} | self._values(trial)
+
+
+def _score(judges: list[Judge], task: tuple[int, int, Model]) -> float:
+    """Score a model in one fold of a judge, with nothing kept: workers may have threads, and may die."""
+    number, fold, model = task
+    judge = judges[number]
+    return Judge(judge.rows, [judge.folds[fold]], judge.preprocessor, judge.params, judge.metric)(model)
 
 
 def _completed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

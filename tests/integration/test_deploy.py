@@ -57,6 +57,10 @@ def test_linters_and_schemas_find_nothing():
         ("kubernetes/base/deployment.yaml", "livenessProbe:", "livelyProbe:", "livelyProbe"),
         ("kubernetes/base/service.yaml", "targetPort: http", "targetPort: [http]", "targetPort"),
         ("kubernetes/base/kustomization.yaml", "deployment.yaml", "absent.yaml", "absent.yaml"),
+        ("kubernetes/dask/cluster.yaml", "replicas: 4", "replica: 4", "'replica' was unexpected"),
+        ("kubernetes/dask/cluster.yaml", "containerPort: 8788", "containerPort: many", "'many' is not of type 'integer'"),
+        ("kubernetes/dask/cluster.yaml", "kind: DaskCluster", "kind: DaskClutter", "DaskClutter: unknown"),
+        ("kubernetes/dask/cluster.yaml", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "CKV_K8S_22"),
     ],
 )
 def test_linters_and_schemas_find_what_is_wrong(tmp_path, file, old, new, message):

@@ -10,6 +10,7 @@ import numpy as np
 
 from mlops_project.modeling.fitting import Fitter
 from mlops_project.modeling.metrics import CROSS_VALIDATED, cross_validated_metrics
+from mlops_project.parallel import pool
 from mlops_project.preprocessing import spread
 
 if TYPE_CHECKING:
@@ -46,6 +47,27 @@ class CrossValidation(NamedTuple):
         }
 
 
+class Shared(NamedTuple):
+    """What all folds share: the parameters of `cross_validate`. The folds of a round have the same training rows."""
+
+    models: Mapping[str, Model]
+    preprocessor: Pipeline
+    X: pd.DataFrame
+    y: np.ndarray
+    rounds: list[list[Fold]]
+    params: TrainParams
+    weight: np.ndarray | None
+    groups: np.ndarray | None
+
+
+class Scored(NamedTuple):
+    """A model in one fold: P(good) of its held-out rows, and the metrics of held-out and training rows."""
+
+    p_good: np.ndarray
+    test: dict[str, float]
+    train: dict[str, float]
+
+
 def cross_validate(
     models: Mapping[str, Model],
     preprocessor: Pipeline,
@@ -56,7 +78,7 @@ def cross_validate(
     weight: np.ndarray | None = None,
     groups: np.ndarray | None = None,
 ) -> dict[str, CrossValidation]:
-    """Cross-validate models over the same folds; what they share is done once per fold, see `Fitter`.
+    """Cross-validate models over the same folds, here or on a cluster (`parallel`); what they share is done once per fold.
 
     Parameters
     ----------
@@ -78,26 +100,38 @@ def cross_validate(
         )
         for name in models
     }
+    rounds = [list(same) for _, same in groupby(folds, key=lambda fold: id(fold.train))]
+    workers = pool(Shared(models, preprocessor, X, y, rounds, params, weight, groups))
+    # What models share is done once per round, unless that would leave workers idle.
+    parts = [tuple(models)] if len(rounds) >= workers.size else [(name,) for name in models]
+    tasks = [(number, names) for number in range(len(rounds)) for names in parts]
     with tqdm(total=len(folds) * len(models), desc="cross-validation", unit="fit", disable=not sys.stderr.isatty()) as bar:
-        for _, same in groupby(folds, key=lambda fold: id(fold.train)):
-            parts = list(same)
-            fitter = Fitter(preprocessor, X, y, parts[0].train, params, weight, groups)
-            for name, model in models.items():
-                # As many training rows as test rows tell how much better a model is on rows that it has seen.
-                seen = parts[0].train if len(parts) == 1 else parts[0].train[spread(len(parts[0].train), len(parts[0].test))]
-                trained = _metrics(fitter, model, seen, y, weight)[1]
-                for fold in parts:
-                    p_good, tested = _metrics(fitter, model, fold.test, y, weight)
-                    results[name].out_of_fold[fold.repeat, fold.test] = p_good
-                    for scores, found in ((results[name].test, tested), (results[name].train, trained)):
-                        for metric, value in found.items():
+        for (number, names), scored in zip(tasks, workers.map(_score_round, tasks), strict=True):
+            for name, found in zip(names, scored, strict=True):
+                for fold, one in zip(rounds[number], found, strict=True):
+                    results[name].out_of_fold[fold.repeat, fold.test] = one.p_good
+                    for scores, values in ((results[name].test, one.test), (results[name].train, one.train)):
+                        for metric, value in values.items():
                             scores[metric].append(value)
                     bar.update()
     return results
 
 
-def _metrics(
-    fitter: Fitter, model: Model, rows: np.ndarray, y: np.ndarray, weight: np.ndarray | None
-) -> tuple[np.ndarray, dict[str, float]]:
-    p_good = fitter.p_good(model, rows)
-    return p_good, cross_validated_metrics(y[rows], p_good, None if weight is None else weight[rows])
+def _score_round(shared: Shared, task: tuple[int, tuple[str, ...]]) -> list[list[Scored]]:
+    """Fit the named models to the training rows of a round, and score them in each of its folds."""
+    number, names = task
+    models, preprocessor, X, y, rounds, params, weight, groups = shared
+    folds, scored = rounds[number], []
+    train = folds[0].train
+    fitter = Fitter(preprocessor, X, y, train, params, weight, groups)
+    # As many training rows as test rows tell how much better a model is on rows that it has seen.
+    seen = train if len(folds) == 1 else train[spread(len(train), len(folds[0].test))]
+
+    def metrics(rows: np.ndarray, p_good: np.ndarray) -> dict[str, float]:
+        return cross_validated_metrics(y[rows], p_good, None if weight is None else weight[rows])
+
+    for name in names:
+        trained = metrics(seen, fitter.p_good(models[name], seen))
+        tested = [fitter.p_good(models[name], fold.test) for fold in folds]
+        scored.append([Scored(p, metrics(fold.test, p), trained) for fold, p in zip(folds, tested, strict=True)])
+    return scored

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 import pandas as pd
+from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from mlops_project.config import (
@@ -30,6 +31,7 @@ from mlops_project.errors import DataError, ParamsError
 from mlops_project.files import atomic_path, rounded, write_json, write_table
 from mlops_project.manifest import dump
 from mlops_project.modeling.cross_validation import CrossValidation, cross_validate
+from mlops_project.modeling.distributed import Share, Tables, class_weights, fit_xgboost, is_distributed
 from mlops_project.modeling.fitting import Fitter
 from mlops_project.modeling.folds import Fold, make_folds
 from mlops_project.modeling.metrics import outcomes
@@ -42,8 +44,6 @@ from mlops_project.preprocessing import value_columns
 from mlops_project.schema import load_contract
 
 if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
-
     from mlops_project.config import DataParams, ModelParams, TrainParams
     from mlops_project.modeling.models import Model
     from mlops_project.schema import Contract
@@ -74,6 +74,7 @@ def train(
     params: TrainParams,
     models: ModelParams,
     group_column: str | None = None,
+    tables: Tables | None = None,
 ) -> Training:
     """Cross-validate and fit ``params.model``, or the pick of ``params.candidates`` if that is ``best``.
 
@@ -91,6 +92,8 @@ def train(
     models : ModelParams
     group_column : str, optional
         No value of this column stands on both sides of a fold.
+    tables : Tables, optional
+        The same rows in Parquet, from which a Dask cluster may fit XGBoost.
 
     Returns
     -------
@@ -116,7 +119,7 @@ def train(
         test_share = float(np.mean([len(fold.test) / len(fold.train) for fold in folds]))
         board = leaderboard(results, params.selection_metric, test_share)
     picked = board["picked"]
-    model = _fit(picked, candidates[picked], X, outcome, preprocessor, contract, params, models, weight, groups)
+    model = _fit(picked, candidates[picked], X, outcome, preprocessor, contract, params, models, weight, groups, tables)
     over = f"{len(folds)} folds of {len(outcome)} rows"
     if len(outcome) > params.one_split_above:
         over = (
@@ -161,14 +164,24 @@ def _fit(
     models: ModelParams,
     weight: np.ndarray | None,
     groups: np.ndarray | None,
+    tables: Tables | None = None,
 ) -> RiskModel:
+    fitted_by: dict[str, Any] = {}
     with threadpool_limits(limits=1):
         fitter = Fitter(preprocessor, X, y, np.arange(len(y)), params, weight, groups)
-        pipeline = fitter.pipeline(candidate)
+        if tables is not None and is_distributed(candidate, params, len(y), tables):
+            encoder = [("features", fitter.to_encoded)] if candidate[0].view == "encoded" else []
+            to_view = Pipeline([*fitter.to_values.steps, *encoder])
+            share = Share(tables, to_view, contract, class_weights(y, weight, params))
+            classifier, workers = fit_xgboost(candidate[0].classifier, share)
+            pipeline = Pipeline([*to_view.steps, ("model", classifier)])
+            fitted_by = {"fitted_by": {"xgboost.dask": {"workers": workers}}}
+        else:
+            pipeline = fitter.pipeline(candidate)
         columns = value_columns(pipeline)
         reference = make_reference(pipeline[len(fitter.to_values) :], columns.kinds, fitter.values, weight)
     chosen = getattr(models.best if params.model == "best" else models, name)
-    settings = {"train": msgspec.to_builtins(params), name: msgspec.to_builtins(chosen)}
+    settings = {"train": msgspec.to_builtins(params), name: msgspec.to_builtins(chosen)} | fitted_by
     default_rate = float(np.average(1 - y, weights=weight))
     scale = ScoreScale(params.base_score, params.base_odds, params.points_to_double)
     return RiskModel(name, pipeline, contract, settings, table_hash(X, y, contract), default_rate, scale, reference)
