@@ -8,7 +8,7 @@ if __name__ == "__main__":
 from mlops_project.config import FEATURES, MODELS, PROCESSED, load_params, table_path
 from mlops_project.files import read_table, write_table
 from mlops_project.manifest import dump
-from mlops_project.preprocessing import PREPROCESSED_ROWS, feature_table, fit_preprocessor, spread
+from mlops_project.preprocessing import PREPROCESSED_ROWS, feature_table, fit_preprocessor
 from mlops_project.runtime import run_stage
 from mlops_project.schema import load_contract
 
@@ -16,12 +16,11 @@ from mlops_project.schema import load_contract
 def main() -> None:
     params = load_params()
     contract = load_contract(params.data.contract)
-    X = read_table(table_path(PROCESSED, "Xtraintest", params.data), contract.text_columns)
+    # Of millions of rows some are enough to learn scales from, and for people to look at.
+    X = read_table(table_path(PROCESSED, "Xtraintest", params.data), contract.text_columns, at_most=PREPROCESSED_ROWS)
     preprocessor = fit_preprocessor(X, contract, params.featurize)
     dump(preprocessor, MODELS / "preprocessor.joblib")
-    # For people to look at, so of millions of rows those are enough that were fitted to.
-    shown = X.iloc[spread(len(X), PREPROCESSED_ROWS)]
-    write_table(feature_table(preprocessor, shown), table_path(FEATURES, "Xtraintest", params.data))
+    write_table(feature_table(preprocessor, X), table_path(FEATURES, "Xtraintest", params.data))
 
 
 if __name__ == "__main__":

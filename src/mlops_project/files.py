@@ -22,6 +22,7 @@ from mlops_project.errors import DataError, PipelineError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    import numpy as np
     import pandas as pd
 
 # Six digits show every difference that means something and hide those that only the processor makes.
@@ -268,14 +269,22 @@ def _read_csv(source: str | Path | BinaryIO, name: str, types: dict[str, Any]) -
     return table
 
 
-def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: bool = True, ids: bool = True) -> pd.DataFrame:
+def read_table(
+    path: str | Path | BinaryIO,
+    text: Iterable[str] = (),
+    *,
+    named: bool = True,
+    ids: bool = True,
+    at_most: int | None = None,
+) -> pd.DataFrame:
     """Read a table that ``write_table`` wrote: the index is the applicant id, empty cells are missing.
 
     ``-`` is CSV on standard input; a stream is what it begins with.
 
     The columns in ``text`` (`Contract.text_columns`) stay text: as a number, the code "01" would lose its zero.
     Unless the rows must be ``named``, those of a table without applicant ids are numbered from 1 on, in an index ``row``.
-    Without ``ids`` those of millions of applicants do not take up memory: rows are numbered from 0 on.
+    Without ``ids`` those of millions of applicants do not take up memory: rows are numbered from 0 on. Of more rows than
+    ``at_most`` so many are taken, evenly spread.
 
     Raises
     ------
@@ -289,10 +298,10 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
         # Only empty cells are missing: a category may be called "none" or "NA".
         as_text = dict.fromkeys([APPLICANT_ID, *text], str)
         if _is_parquet(path):
-            table = pd.read_parquet(path) if ids else _read_without_ids(path)
-            table = table.reset_index() if table.index.name == APPLICANT_ID else table
+            table = _read_parquet(path, ids=ids, at_most=at_most)
         else:
             table = _read_csv(sys.stdin.buffer if str(path) == "-" else path, str(name), as_text)
+            table = table if at_most is None or len(table) <= at_most else table.iloc[spread(len(table), at_most)]
     except ImportError:
         raise DataError(f"{name}: {NEEDS_PYARROW}") from None
     except FileNotFoundError:
@@ -314,12 +323,28 @@ def read_table(path: str | Path | BinaryIO, text: Iterable[str] = (), *, named: 
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="row"))
 
 
-def _read_without_ids(path: str | Path | BinaryIO) -> pd.DataFrame:
-    from pyarrow import parquet
+def _read_parquet(path: str | Path | BinaryIO, *, ids: bool, at_most: int | None) -> pd.DataFrame:
+    """Read column by column: all together they would be there twice for a moment."""
+    import pandas as pd
+    from pyarrow.parquet import ParquetFile
 
-    with parquet.ParquetFile(path) as file:
-        names = [name for name in file.schema_arrow.names if name != APPLICANT_ID]
-        return file.read(names).to_pandas(ignore_metadata=True, self_destruct=True)
+    with ParquetFile(path) as file:
+        names = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
+        n_rows = file.metadata.num_rows
+        rows = None if at_most is None or n_rows <= at_most else spread(n_rows, at_most)
+
+        def column(name: str) -> pd.Series:
+            found = file.read([name]).column(0)
+            return (found if rows is None else found.take(rows)).to_pandas()
+
+        return pd.DataFrame({name: column(name) for name in names if ids or name != APPLICANT_ID}, copy=False)
+
+
+def spread(n_rows: int, n: int) -> np.ndarray:
+    """Return ``n`` positions at even distance among ``n_rows``, or all of them if they are fewer."""
+    import numpy as np
+
+    return np.arange(n_rows) if n_rows <= n else np.linspace(0, n_rows - 1, n).round().astype(int)
 
 
 def _is_parquet(path: str | Path | BinaryIO) -> bool:

@@ -13,6 +13,7 @@ from sklearn.base import clone
 
 from mlops_project.config import AVAILABLE_MODELS, Params, TrainParams
 from mlops_project.errors import ParamsError
+from mlops_project.files import spread
 from mlops_project.modeling import blocks as module
 from mlops_project.modeling.blocks import Blocks, fit_in_blocks
 from mlops_project.modeling.cross_validation import cross_validate
@@ -20,7 +21,7 @@ from mlops_project.modeling.fitting import Fitter
 from mlops_project.modeling.folds import PARTS, make_folds
 from mlops_project.modeling.models import Model, build_model
 from mlops_project.modeling.train import fit, train
-from mlops_project.preprocessing import Columns, build_preprocessor, spread, value_columns
+from mlops_project.preprocessing import Columns, build_preprocessor, value_columns
 
 if TYPE_CHECKING:
     from mlops_project.dataset import Applicants

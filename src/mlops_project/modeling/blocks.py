@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlops_project.preprocessing import BLOCK_ROWS, spread
+from mlops_project.files import spread
+from mlops_project.preprocessing import BLOCK_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mlops_project.files import spread
 from mlops_project.modeling.fitting import Fitter
 from mlops_project.modeling.metrics import CROSS_VALIDATED, cross_validated_metrics
 from mlops_project.parallel import pool
-from mlops_project.preprocessing import spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

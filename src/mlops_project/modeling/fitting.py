@@ -10,12 +10,13 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from mlops_project.errors import DataError
+from mlops_project.files import spread
 from mlops_project.modeling.blocks import Blocks, fit_in_blocks
 from mlops_project.modeling.calibration import Calibrated, fit_calibrator, margin
 from mlops_project.modeling.ensemble import SoftVote
 from mlops_project.modeling.folds import calibration_folds
 from mlops_project.modeling.sampling import balance, class_weights
-from mlops_project.preprocessing import BLOCK_ROWS, PREPROCESSED_ROWS, in_blocks, spread
+from mlops_project.preprocessing import BLOCK_ROWS, PREPROCESSED_ROWS, in_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
