@@ -173,16 +173,8 @@ def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: boo
             raise PipelineError("standard output: is closed; leave it open, or name a file")
         table.to_csv(sys.stdout, index=index, lineterminator="\n")
         return
-    with atomic_path(path) as temporary:
-        if Path(path).suffix == ".parquet":
-            import pandas as pd
-
-            try:
-                pd.DataFrame(table).to_parquet(temporary, index=index)
-            except ImportError:
-                raise DataError(f"{path}: {NEEDS_PYARROW}") from None
-            return
-        table.to_csv(temporary, index=index, lineterminator="\n", encoding="utf-8")
+    with TableWriter(path, index=index) as writer:
+        writer.write(table)
 
 
 class TableWriter:
