@@ -208,7 +208,7 @@ class EvaluateParams(Strict, frozen=True):
     bootstrap_samples: Annotated[int, Meta(ge=100)]
     confidence: Share
     importance_repeats: Count
-    exact_rows: Annotated[int, Meta(ge=1_000)]
+    exact_rows: Annotated[int, Meta(ge=100)]
     reasons: Annotated[int, Meta(ge=0)]
     seed: Seed
 

@@ -368,7 +368,7 @@ def read_outcomes(path: str | Path | BinaryIO, X: pd.DataFrame, target: str) -> 
     y = read_table(path)[target]
     # Both were written together. Looking up millions of ids takes gigabytes.
     if y.index.equals(X.index):
-        return y
+        return y.set_axis(X.index)  # one index for both
     if absent := int((~X.index.isin(y.index)).sum()):
         raise DataError(f"{path}: found no outcome for {absent} of {len(X)} applicants; take rows and outcomes of one run")
     return y.loc[X.index]
