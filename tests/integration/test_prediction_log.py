@@ -264,7 +264,7 @@ def test_a_newer_schema_is_refused(url):
     open_store(url).close()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("UPDATE prediction_log SET schema_version = 9")
-    with pytest.raises(LogError, match="schema 9, expected up to 2"):
+    with pytest.raises(LogError, match="schema 9, expected up to 3"):
         open_store(url)
 
 
@@ -288,4 +288,4 @@ def test_a_log_of_schema_1_is_brought_up_with_what_it_holds(url):
             store.put_report("drift", content)
         assert store.reports()["drift"].content == b"\x00\xff"
     with psycopg.connect(url) as connection:
-        assert connection.execute("SELECT schema_version FROM prediction_log").fetchall() == [(2,)]
+        assert connection.execute("SELECT schema_version FROM prediction_log").fetchall() == [(3,)]
