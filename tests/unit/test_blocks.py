@@ -13,7 +13,6 @@ from sklearn.base import clone
 
 from mlops_project.config import AVAILABLE_MODELS, Params, TrainParams
 from mlops_project.errors import ParamsError
-from mlops_project.files import spread
 from mlops_project.modeling import blocks as module
 from mlops_project.modeling.blocks import Blocks, fit_in_blocks
 from mlops_project.modeling.cross_validation import cross_validate
@@ -55,8 +54,7 @@ def rows(_applicants: Applicants) -> tuple[pd.DataFrame, np.ndarray]:
 
 @SEVERAL
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("imbalance", ["none", "class_weight"])
-@pytest.mark.parametrize("calibration", ["none", "sigmoid"])
+@pytest.mark.parametrize(("imbalance", "calibration"), [("none", "none"), ("class_weight", "sigmoid")])
 def test_blocks_find_what_fit_finds(name, imbalance, calibration, rows, contract: Contract, params: Params) -> None:
     X, y = rows
     recipe = build_preprocessor(contract, params.featurize)
@@ -97,12 +95,6 @@ def test_beyond_the_memory_xgboost_works_in_files(rows, contract, params, monkey
         found.append(fit_in_blocks(clone(member.classifier), blocks).predict_proba(encoded)[:, 1])
     np.testing.assert_allclose(found[0], found[1], atol=1e-3)
     assert not list(tmp_path.iterdir()), "files of the work are removed"
-
-
-def test_rows_are_spread() -> None:
-    assert spread(10, 20).tolist() == list(range(10))
-    assert spread(1_000, 3).tolist() == [0, 500, 999] or spread(1_000, 3).tolist() == [0, 499, 999]
-    assert spread(1, 5).tolist() == [0]
 
 
 # --- one split

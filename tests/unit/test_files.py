@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_project.errors import DataError, PipelineError
-from mlops_project.files import atomic_path, read_table, rounded, write_json, write_table
+from mlops_project.files import TableWriter, atomic_path, read_outcomes, read_table, rounded, spread, write_json, write_table
 
 
 def write_text(path: Path, text: str) -> None:
@@ -312,3 +312,62 @@ def test_rows_without_ids_are_numbered_where_that_is_enough(tmp_path):
     assert (table.index.name, list(table.index), list(table)) == ("row", [1, 2], ["a", "b"])
     with pytest.raises(DataError, match="expected 'applicant_id'"):
         read_table(tmp_path / "raw.csv")
+
+
+# --- tables in parts
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_table_in_parts_is_the_table(ending: str, table: pd.DataFrame, tmp_path: Path) -> None:
+    if ending == "parquet":
+        pytest.importorskip("pyarrow", reason="the extra `parquet`")
+    whole, parts = tmp_path / f"whole.{ending}", tmp_path / f"parts.{ending}"
+    write_table(table, whole)
+    with TableWriter(parts) as writer:
+        for start in range(len(table)):
+            writer.write(table.iloc[start : start + 1])
+        assert not parts.exists(), "it appears whole"
+    pd.testing.assert_frame_equal(read_table(parts), read_table(whole))
+    if ending == "csv":
+        assert parts.read_bytes() == whole.read_bytes()
+
+
+def test_a_part_that_fails_leaves_the_old_table(table: pd.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_table(table, path)
+    before = path.read_bytes()
+    with pytest.raises(AttributeError), TableWriter(path) as writer:
+        [writer.write(part) for part in (table.head(1), "no table")]
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_of_many_rows_some_are_read_evenly_spread(ending: str, tmp_path: Path) -> None:
+    if ending == "parquet":
+        pytest.importorskip("pyarrow", reason="the extra `parquet`")
+    path = tmp_path / f"table.{ending}"
+    index = pd.Index([f"a{i}" for i in range(101)], name="applicant_id")
+    write_table(pd.DataFrame({"n": range(101), "text": index}, index=index), path)
+    found = read_table(path, at_most=5)
+    assert found["n"].tolist() == [0, 25, 50, 75, 100]
+    assert found.index.tolist() == found["text"].tolist()
+    assert len(read_table(path, at_most=101)) == 101
+    assert read_table(path, at_most=3, ids=False)["n"].tolist() == [0, 50, 100]
+
+
+def test_positions_are_spread() -> None:
+    assert spread(10, 20).tolist() == list(range(10))
+    assert spread(1, 5).tolist() == [0]
+    assert spread(5, 3).tolist() == [0, 2, 4]
+
+
+def test_outcomes_follow_their_rows(tmp_path: Path) -> None:
+    path, ids = tmp_path / "y.csv", pd.Index(["a", "b", "c"], name="applicant_id")
+    write_table(pd.Series([1, 0, 1], index=ids, name="kredit"), path)
+    for wanted in (["a", "b", "c"], ["c", "b"]):
+        X = pd.DataFrame(index=pd.Index(wanted, name="applicant_id"))
+        expected = [{"a": 1, "b": 0, "c": 1}[name] for name in wanted]
+        assert read_outcomes(path, X, "kredit").tolist() == expected
+    with pytest.raises(DataError, match=r"y.csv: found no outcome for 1 of 2 applicants; take rows and outcomes of one run"):
+        read_outcomes(path, pd.DataFrame(index=["a", "x"]), "kredit")
