@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OneHotEncoder, RobustScaler, StandardScaler
 
 from mlops_project.errors import ParamsError
 from mlops_project.features import FeaturePreprocessor, InvalidDataHandler, OutlierHandler, RowFeatures
@@ -122,6 +123,27 @@ def value_columns(preprocessor: Pipeline) -> Columns:
         [*(column.kind for column in known), *("numeric" for _ in new)],
         [*(column.monotone for column in known), *(None for _ in new)],
     )
+
+
+def encoding_of(features: FeaturePreprocessor) -> dict[str, np.ndarray]:
+    """Read what a fitted preprocessor learned, as `forms.Encoding` takes it."""
+    none, nowhere = np.empty(0), np.empty(0, dtype=int)
+    out = {"numbers": nowhere, "filled": none, "center": none, "spread": none}
+    out |= {"coded": nowhere, "filled_code": none, "place": nowhere, "code": none}
+    for columns, part in features.parts_:
+        imputer, last = part[0], part[-1]
+        filled = np.nan_to_num(imputer.statistics_)  # a column without any value becomes 0
+        if isinstance(last, OneHotEncoder):
+            place = np.repeat(np.arange(len(columns)), [len(codes) for codes in last.categories_])
+            out |= {"coded": np.array(columns), "filled_code": filled, "place": place, "code": np.concatenate(last.categories_)}
+            continue
+        center, spread = np.zeros(len(columns)), np.ones(len(columns))
+        if isinstance(last, StandardScaler):
+            center, spread = last.mean_, last.scale_
+        elif isinstance(last, RobustScaler):
+            center, spread = last.center_, last.scale_
+        out |= {"numbers": np.array(columns), "filled": filled, "center": center, "spread": spread}
+    return out | {"empty": features.empty_, "indicators": np.array([features.missing_indicators])}
 
 
 def in_blocks(to_values: Pipeline, X: pd.DataFrame) -> np.ndarray:

@@ -11,7 +11,6 @@ import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import OneHotEncoder, RobustScaler, StandardScaler
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
@@ -20,7 +19,7 @@ from mlops_project.modeling.calibration import Calibrated, Sigmoid
 from mlops_project.modeling.compiled import FORMAT, CompiledScorer, contract_to_plan
 from mlops_project.modeling.ensemble import SoftVote
 from mlops_project.modeling.scorecard import Scorecard
-from mlops_project.preprocessing import value_columns
+from mlops_project.preprocessing import encoding_of, value_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +85,7 @@ def compile_model(model: RiskModel, policy: Policy | None = None, version: str =
         arrays |= {f"member{i}.{key}": np.asarray(array) for key, array in of_member.items()}
     encoded = any(member["view"] == "encoded" for member in members)
     if encoded and features is not None:
-        arrays |= {f"encoding.{key}": array for key, array in _encoding(features).items()}
+        arrays |= {f"encoding.{key}": array for key, array in encoding_of(features).items()}
     can_explain = model.reference is not None and len(members) == 1 and members[0]["form"] in ("sum", "boosted")
     if can_explain and model.reference is not None:
         arrays |= {"reference.typical": model.reference.typical, "reference.mean": model.reference.mean}
@@ -209,27 +208,6 @@ def _view(pipeline: Pipeline) -> Arrays:
     }
 
 
-def _encoding(features: FeaturePreprocessor) -> Arrays:
-    """Read what a fitted preprocessor learned, as `forms.Encoding` takes it."""
-    none, nowhere = np.empty(0), np.empty(0, dtype=int)
-    out = {"numbers": nowhere, "filled": none, "center": none, "spread": none}
-    out |= {"coded": nowhere, "filled_code": none, "place": nowhere, "code": none}
-    for columns, part in features.parts_:
-        imputer, last = part[0], part[-1]
-        filled = np.nan_to_num(imputer.statistics_)  # a column without any value becomes 0
-        if isinstance(last, OneHotEncoder):
-            place = np.repeat(np.arange(len(columns)), [len(codes) for codes in last.categories_])
-            out |= {"coded": np.array(columns), "filled_code": filled, "place": place, "code": np.concatenate(last.categories_)}
-            continue
-        center, spread = np.zeros(len(columns)), np.ones(len(columns))
-        if isinstance(last, StandardScaler):
-            center, spread = last.mean_, last.scale_
-        elif isinstance(last, RobustScaler):
-            center, spread = last.center_, last.scale_
-        out |= {"numbers": np.array(columns), "filled": filled, "center": center, "spread": spread}
-    return out | {"empty": features.empty_, "indicators": np.array([features.missing_indicators])}
-
-
 def _member(
     classifier: Any, view: str, features: FeaturePreprocessor | None, pipeline: Pipeline
 ) -> tuple[dict[str, Any], Arrays]:
@@ -284,7 +262,7 @@ def _scorecard(card: Scorecard, pipeline: Pipeline) -> Arrays:
 
 def _regression(model: LogisticRegression, features: FeaturePreprocessor, pipeline: Pipeline) -> Arrays:
     """Numbers are straight lines; codes and what is missing are steps, each as high as the encoder and the coefficients say."""
-    encoding = _encoding(features)
+    encoding = encoding_of(features)
     n_columns = features.n_features_in_
     coefficients, source = model.coef_[0], features.source_columns()
     slopes, centers = np.zeros(n_columns), np.zeros(n_columns)
