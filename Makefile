@@ -244,9 +244,12 @@ $(API).done: $(VENV)/core.done requirements/api.txt
 	$(own_environment)
 	@touch $@
 
+# Files of tests that mostly wait, for clusters and servers of their own.
+SIDE_BY_SIDE := tests/integration/test_dask.py tests/integration/test_growing_data.py
 test-integration: $(PARQUET).done $(VENV)/dev.done $(VENV)/serving.done $(API).done $(DEPLOY).done $(OPERATOR).done $(REMOTES).done $(MLFLOW).done $(DASK).done $(AIRFLOW).done $(CLEAN) ## Run the tests that install or start real servers, and the long ones
-	@$(BIN)/python -m pytest -m integration || [ $$? -eq 5 ]
-	@PYTHONPATH=$(PARQUET) $(BIN)/python -m pytest -n auto -k "parquet or arrow or tables" -m "not integration" tests/unit tests/model tests/serving || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m integration $(SIDE_BY_SIDE:%=--ignore=%) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m integration -n 2 --dist loadfile $(SIDE_BY_SIDE)
+	@PYTHONPATH=$(PARQUET) $(BIN)/python -m pytest -n auto -k "parquet or arrow or tables" -m "not integration" tests/unit tests/model tests/serving tests/pipeline/test_params_matter.py || [ $$? -eq 5 ]
 
 test-cov: $(VENV)/dev.done $(VENV)/serving.done $(CLEAN) ## Run the tests with a coverage report in htmlcov/
 	@$(BIN)/python -m pytest -n auto -m "not integration" --cov=mlops_project --cov-report=term --cov-report=html
