@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from mlops_project import dataset
 from mlops_project.config import Params, PrepareParams
 from mlops_project.dataset import Applicants, DataCleaner, DataLoader, DataSplitter, split_report
 from mlops_project.errors import DataError
@@ -150,6 +151,53 @@ def test_parquet(tmp_path: Path, raw_table: pd.DataFrame, contract: Contract) ->
     path.write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"raw.parquet: cannot be read as Parquet"):
         DataLoader(contract).load(path)
+
+
+AWKWARD = {
+    "id": ["1", "01", "1.0", " 1 ", "A", "", "?"],
+    "amount": ["1,5", "1.5", "007", "-0", "", "?", "1e400", "x"],
+    "home": ["01", "1", "own", "OWN", "", "?"],
+    "grade": ["1", "2", "02", "1.0", "", "True"],
+    "branch": ["07", "7", "7.0", ""],
+    "day": ["31.12.2020", "01.01.2021", "31.02.2021", ""],
+    "weight": ["1", "2,5"],
+    "y": ["paid", "lost", " PAID", "", "?"],
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(*map(st.sampled_from, AWKWARD.values())), max_size=30),
+    named=st.booleans(),
+    delimiter=st.sampled_from(",;"),
+    newline=st.sampled_from(["\n", "\r\n", "\r"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    ends=st.booleans(),
+    mark=st.booleans(),
+    batch_rows=st.integers(1, 8),
+)
+def test_batches_give_the_applicants_of_the_whole_file(
+    tmp_path_factory, rows, named, delimiter, newline, quoting, ends, mark, batch_rows
+) -> None:
+    columns = WITH_ID.columns | {
+        "home": Column(kind="nominal", codes=["own", "1", "01"]),
+        "weight": Column(kind="weight"),
+    }
+    contract = replace(WITH_ID, columns=columns, decimal=",", applicant_id="id" if named else None)
+    rows = [*rows, ("2", "1", "own", "1", "07", "", "1", "paid"), ("3", "1", "own", "1", "07", "", "1", "lost")]
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, lineterminator=newline, quoting=quoting).writerows([AWKWARD, *rows])
+    text = text.getvalue() if ends else text.getvalue().removesuffix(newline)
+    path = tmp_path_factory.getbasetemp() / "awkward.csv"
+    path.write_text(text, encoding="utf-8-sig" if mark else "utf-8", newline="")
+    whole = DataCleaner(contract, 3).clean(DataLoader(contract).load(path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "SMALL_FILE", 0)
+        patch.setattr(dataset, "BATCH_ROWS", batch_rows)
+        parts = DataCleaner(contract, 3).clean_batches(DataLoader(contract).batches(path)).applicants()
+    pd.testing.assert_frame_equal(parts.table, whole.table)
+    pd.testing.assert_series_equal(parts.target, whole.target)
+    assert parts.report == whole.report
 
 
 # --- DataLoader: refuses
