@@ -122,8 +122,11 @@ class DataLoader:
 
     def _parquet_batches(self, path: Path, names: list[str] | None) -> Iterator[pd.DataFrame]:
         with _parquet(path):
-            from pyarrow import types
+            from pyarrow import int32, int64, types
             from pyarrow.parquet import ParquetFile
+
+            # Else integers would be floats in batches that lack some, and the id 7 another one: 7.0.
+            integers = {int32(): pd.Int32Dtype(), int64(): pd.Int64Dtype()}
 
             schema = ParquetFile(path).schema_arrow
             text = [field.name for field in schema if types.is_string(field.type) or types.is_large_string(field.type)]
@@ -133,7 +136,7 @@ class DataLoader:
             if not file.metadata.num_rows:
                 raise DataError(f"{path}: holds no rows; expected at least one applicant")
             for batch in file.iter_batches(BATCH_ROWS, columns=names):
-                table = batch.to_pandas()
+                table = batch.to_pandas(types_mapper=integers.get)
                 yield table if names is None else table[names]
 
     def _load_csv(self, path: Path, names: list[str] | None, source: str) -> pd.DataFrame:

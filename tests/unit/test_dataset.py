@@ -386,6 +386,37 @@ def test_an_id_of_the_contract_decides_who_is_one_applicant() -> None:
     assert cleaned.target.tolist() == [1, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pytest.param(pd.Series(["7", None, None, "8"], dtype=object), id="object"),
+        pytest.param(pd.Series(["7", None, None, "8"], dtype="str"), id="text"),
+        pytest.param(pd.Series(["7", None, None, "8"], dtype="category"), id="category"),
+        pytest.param(pd.Series([7, None, None, 8], dtype="Int64"), id="integer"),
+    ],
+)
+def test_applicants_without_an_id_are_not_one_whatever_the_type(ids: pd.Series) -> None:
+    raw = raw_rows(*ID_ROWS[:4], names=ID_COLUMNS).assign(id=ids, branch=ids, day="31.12.2020")
+    table = DataCleaner(WITH_ID, 0).clean(raw).table
+    assert list(table.index[[0, 3]]) == ["7", "8"]
+    assert len(set(table.index)) == 4
+    assert not {"nan", "None", "<NA>"} & set(table.index)
+    assert table["branch"].isna().tolist() == [False, True, True, False]
+
+
+def test_integer_ids_of_parquet_stay_integers_where_a_batch_lacks_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pa = pytest.importorskip("pyarrow", reason="the extra `parquet`")
+    from pyarrow import parquet
+
+    table = pa.table({"id": [7, None, 7], "amount": [1, 2, 3], "home": ["own", None, "rent"], "grade": [1, 2, 3],
+                      "branch": [1, 1, None], "day": [None] * 3, "y": ["paid", "lost", "paid"]})  # fmt: skip
+    parquet.write_table(table, tmp_path / "raw.parquet")
+    monkeypatch.setattr(dataset, "BATCH_ROWS", 2)
+    cleaned = DataCleaner(WITH_ID).clean_batches(DataLoader(WITH_ID).batches(tmp_path / "raw.parquet")).applicants()
+    assert cleaned.report["rows"]["duplicates_merged"] == 1
+    assert cleaned.table.index[0] == "7"
+
+
 def test_typed_identifiers_are_text_too() -> None:
     raw = raw_rows(*ID_ROWS, names=ID_COLUMNS).assign(id=range(7), branch=range(7))
     table = DataCleaner(WITH_ID).clean(raw).table
