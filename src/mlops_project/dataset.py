@@ -176,6 +176,8 @@ class DataLoader:
 def table_files(path: Path) -> list[Path]:
     """Return the files of a table: the file itself, or all CSV or all Parquet files below a folder, in the order of their paths.
 
+    Files and folders whose names begin with a dot or "_" are left out, as Spark does: copies of editors, unfinished writes.
+
     Raises
     ------
     DataError
@@ -185,11 +187,17 @@ def table_files(path: Path) -> list[Path]:
         raise DataError(f"{path}: no such file; put the raw table there, `dvc pull` it, or change data.raw in params.yaml")
     if path.is_file():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix in TABLES and not file.name.startswith((".", "_")))
+    files = sorted(
+        file for file in path.rglob("*") if file.suffix in TABLES and _shown(file.relative_to(path)) and file.is_file()
+    )
     if len(kinds := {file.suffix for file in files}) != 1:
         found = "both CSV and Parquet files" if kinds else "neither CSV nor Parquet files"
         raise DataError(f"{path}: is a folder that holds {found}; expected one table in files of one kind")
     return files
+
+
+def _shown(path: Path) -> bool:
+    return not any(part.startswith((".", "_")) for part in path.parts)
 
 
 @contextlib.contextmanager

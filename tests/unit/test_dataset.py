@@ -212,6 +212,23 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path, contract: Contract) -> No
         DataLoader(contract).load(tmp_path)
 
 
+def test_a_folder_is_one_table_in_the_order_of_paths(tmp_path: Path, raw_table: pd.DataFrame, contract: Contract) -> None:
+    wanted = [*contract.columns, "kredit"]
+    folder = tmp_path / ".hidden" / "a folder"
+    parts = {
+        "month=2026-01/part.csv": raw_table[:3][wanted[::-1]],
+        "month=2026-02/part.csv": raw_table[3:5],
+        "z.csv": raw_table[5:9],
+    }
+    others = (".part.csv", ".ipynb_checkpoints/part.csv", "_temporary/0/part.csv", "_part.csv")
+    for name, table in (parts | dict.fromkeys(others, raw_table)).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(as_csv(table))
+    (folder / "part.parquet").mkdir()
+    pd.testing.assert_frame_equal(DataLoader(contract).load(folder), raw_table[:9][wanted])
+    pd.testing.assert_frame_equal(pd.concat(DataLoader(contract).batches(folder), ignore_index=True), raw_table[:9][wanted])
+
+
 def put(line: int, content: bytes) -> Callable[[bytes], bytes]:
     """Return a function that replaces a line, counted from 1, by another."""
 
