@@ -22,7 +22,7 @@ from mlops_project import csv_files
 from mlops_project.cells import INVALID, MISSING, TOKEN, VALID, identifier_status
 from mlops_project.config import METRICS, PROCESSED, load_params
 from mlops_project.errors import DataError
-from mlops_project.files import APPLICANT_ID, NEEDS_PYARROW, TableWriter, write_json
+from mlops_project.files import APPLICANT_ID, NEEDS_PYARROW, TableWriter, require_form, write_json
 from mlops_project.identity import Ids, first_occurrences, hash_rows, row_hashes
 from mlops_project.schema import load_contract
 
@@ -632,6 +632,8 @@ def load_and_prepare_data(filepath: str | Path, save_processed: bool = True, ret
         ``return_combined`` X, y.
     """
     params = load_params()
+    if save_processed:
+        require_form(params.data.tables)
     prepared = prepare(filepath, load_contract(params.data.contract), params.prepare)
     if save_processed:
         save_prepared(prepared, tables=params.data.tables)

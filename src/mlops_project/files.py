@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -175,6 +176,12 @@ def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: boo
         return
     with TableWriter(path, index=index) as writer:
         writer.write(table)
+
+
+def require_form(tables: str) -> None:
+    """Raise DataError if tables cannot be written in a form, csv or parquet: before the rows are read, not after."""
+    if tables == "parquet" and find_spec("pyarrow") is None:
+        raise DataError(f"data.tables = parquet: {NEEDS_PYARROW}, or set data.tables: csv in params.yaml")
 
 
 class TableWriter:
