@@ -86,7 +86,7 @@ class DataLoader:
                 copy.flush()
                 return self._load_csv(Path(copy.name), names, "standard input")
         files = table_files(Path(path))
-        tables = [self._load_parquet(f, names) if f.suffix == ".parquet" else self._load_csv(f, names, str(f)) for f in files]
+        tables = [self._load_parquet(f, names) if is_parquet(f) else self._load_csv(f, names, str(f)) for f in files]
         return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
 
     def batches(self, path: str | Path) -> Iterator[pd.DataFrame]:
@@ -99,7 +99,7 @@ class DataLoader:
             return
         names = self._names(target=True)
         for file in table_files(Path(path)):
-            if file.suffix == ".parquet":
+            if is_parquet(file):
                 yield from self._parquet_batches(file, names)
             elif file.stat().st_size < SMALL_FILE:
                 yield self._load_csv(file, names, str(file))
@@ -187,13 +187,18 @@ def table_files(path: Path) -> list[Path]:
         raise DataError(f"{path}: no such file; put the raw table there, `dvc pull` it, or change data.raw in params.yaml")
     if path.is_file():
         return [path]
-    files = sorted(
-        file for file in path.rglob("*") if file.suffix in TABLES and _shown(file.relative_to(path)) and file.is_file()
-    )
-    if len(kinds := {file.suffix for file in files}) != 1:
+    shown = sorted(file for file in path.rglob("*") if _shown(file.relative_to(path)) and file.is_file())
+    files = [file for file in shown if file.suffix.lower() in TABLES]
+    if len(kinds := {is_parquet(file) for file in files}) != 1:
         found = "both CSV and Parquet files" if kinds else "neither CSV nor Parquet files"
         raise DataError(f"{path}: is a folder that holds {found}; expected one table in files of one kind")
+    if others := [file.relative_to(path).as_posix() for file in shown if file.suffix.lower() not in TABLES]:
+        logger.warning("%s: left out %d file(s) that are no table: %s", path, len(others), ", ".join(others[:10]))
     return files
+
+
+def is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
 
 
 def _shown(path: Path) -> bool:

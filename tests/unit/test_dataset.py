@@ -212,7 +212,9 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path, contract: Contract) -> No
         DataLoader(contract).load(tmp_path)
 
 
-def test_a_folder_is_one_table_in_the_order_of_paths(tmp_path: Path, raw_table: pd.DataFrame, contract: Contract) -> None:
+def test_a_folder_is_one_table_in_the_order_of_paths(
+    tmp_path: Path, raw_table: pd.DataFrame, contract: Contract, caplog: pytest.LogCaptureFixture
+) -> None:
     wanted = [*contract.columns, "kredit"]
     folder = tmp_path / ".hidden" / "a folder"
     parts = {
@@ -225,7 +227,9 @@ def test_a_folder_is_one_table_in_the_order_of_paths(tmp_path: Path, raw_table: 
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(as_csv(table))
     (folder / "part.parquet").mkdir()
+    (folder / "2026-03.csv.gz").touch()
     pd.testing.assert_frame_equal(DataLoader(contract).load(folder), raw_table[:9][wanted])
+    assert caplog.messages == [f"{folder}: left out 1 file(s) that are no table: 2026-03.csv.gz"]
     pd.testing.assert_frame_equal(pd.concat(DataLoader(contract).batches(folder), ignore_index=True), raw_table[:9][wanted])
 
 
