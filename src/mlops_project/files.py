@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -139,6 +140,30 @@ def _remove_abandoned(path: Path) -> None:
             # Just made and not locked yet is not abandoned.
             if time.time() - os.fstat(stream.fileno()).st_mtime > SECONDS_TO_LOCK:
                 left.unlink()
+
+
+@contextlib.contextmanager
+def scratch_folder(prefix: str) -> Iterator[str]:
+    """Yield a new folder in the working directory, which goes when the block ends; what killed processes left there goes first.
+
+    As in `atomic_path` a lock tells the folder of a process at work from one that was left.
+    """
+    for left in Path().glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(OSError), _locked(left):
+            if time.time() - left.stat().st_mtime > SECONDS_TO_LOCK:
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=".", prefix=prefix) as folder, _locked(folder):
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: str | Path) -> Iterator[None]:
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)
 
 
 def rounded(value: Any) -> Any:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlops_project.files import spread
+from mlops_project.files import scratch_folder, spread
 from mlops_project.preprocessing import BLOCK_ROWS
 
 if TYPE_CHECKING:
@@ -210,7 +209,7 @@ def _fit_xgboost(classifier: Any, blocks: Blocks) -> Any:
         if len(blocks.rows) * n_columns < IN_MEMORY * _memory():
             matrix = xgboost.QuantileDMatrix(Batches(), **options)
         else:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=".", prefix=".xgboost-"))
+            folder = stack.enter_context(scratch_folder(".xgboost-"))
             matrix = xgboost.ExtMemQuantileDMatrix(Batches(folder), **options)
         booster = xgboost.train(params, matrix, classifier.get_num_boosting_rounds())
         del matrix
