@@ -193,4 +193,5 @@ def identifier_status(cells: pd.Series, missing_tokens: Iterable[str]) -> np.nda
     """Status of identifier cells, shape (n,): any text is VALID unless it stands for a missing value."""
     texts = cells.astype(str).str.strip().str.casefold()
     tokens = texts.isin([token.strip().casefold() for token in missing_tokens])
-    return np.select([texts.isin(EMPTY), tokens], [MISSING, TOKEN], VALID).astype(np.uint8)
+    # A missing cell that is no text stays one in astype.
+    return np.select([texts.isin(EMPTY) | cells.isna(), tokens], [MISSING, TOKEN], VALID).astype(np.uint8)

@@ -309,10 +309,12 @@ def prepare_data(argv: list[str] | None = None) -> int:
     def _prepare() -> None:
         from mlops_project.config import PROCESSED, load_params
         from mlops_project.dataset import prepare, save_prepared
-        from mlops_project.files import write_table
+        from mlops_project.files import require_form, write_table
         from mlops_project.schema import load_contract
 
         params = load_params()
+        if args.save:
+            require_form(params.data.tables)
         prepared = prepare(args.input or params.data.raw, load_contract(params.data.contract), params.prepare)
         folder = Path(args.output_dir or PROCESSED)
         if args.save:

@@ -365,7 +365,7 @@ def get_model_path(name: str) -> Path:
 
 
 def validate_inputs(paths: Iterable[str | Path] | None = None) -> None:
-    """Check that files are there: by default the raw table and the preprocessor.
+    """Check that files, or folders of them, are there: by default the raw table and the preprocessor.
 
     Raises
     ------
@@ -374,7 +374,7 @@ def validate_inputs(paths: Iterable[str | Path] | None = None) -> None:
     """
     if paths is None:
         paths = (load_params().data.raw, MODELS / "preprocessor.joblib")
-    if missing := [str(path) for path in paths if not Path(path).is_file()]:
+    if missing := [str(path) for path in paths if not Path(path).exists()]:
         raise FileNotFoundError(f"missing in {Path.cwd()}: {', '.join(missing)}; fetch with `dvc pull` or make with `dvc repro`")
 
 

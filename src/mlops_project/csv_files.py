@@ -82,10 +82,16 @@ def read_batches(
     _need_rows(path, source, delimiter)
     with (
         readable(source),
-        pd.read_csv(path, dtype="category", chunksize=rows, **_plain(header, delimiter, wanted)) as batches,
+        # Not dtype="category": where all texts of a batch look like numbers, pandas 3.1 makes numbers of them, and "01" is lost.
+        pd.read_csv(path, dtype=object, chunksize=rows, **_plain(header, delimiter, wanted)) as batches,
     ):
         for batch in batches:
-            yield _named(batch, header, wanted)
+            yield pd.DataFrame({header[i]: _distinct(batch[i]) for i in wanted}, index=batch.index)
+
+
+def _distinct(cells: pd.Series) -> pd.Categorical:
+    codes, texts = pd.factorize(cells)
+    return pd.Categorical.from_codes(codes, pd.Index(texts, dtype=object))
 
 
 def _need_rows(path: Path, source: str, delimiter: str) -> None:
@@ -104,7 +110,7 @@ def _plain(header: list[str], delimiter: str, wanted: list[int]) -> dict[str, An
         "keep_default_na": False,
         "na_values": [],
         "encoding": "utf-8-sig",
-        "low_memory": False,  # else it reads in parts of its own, and joins their categories
+        "low_memory": False,  # else it reads in parts of its own, and joins them
     }
 
 

@@ -22,7 +22,7 @@ from mlops_project import csv_files
 from mlops_project.cells import INVALID, MISSING, TOKEN, VALID, identifier_status
 from mlops_project.config import METRICS, PROCESSED, load_params
 from mlops_project.errors import DataError
-from mlops_project.files import APPLICANT_ID, NEEDS_PYARROW, TableWriter, write_json
+from mlops_project.files import APPLICANT_ID, NEEDS_PYARROW, TableWriter, require_form, write_json
 from mlops_project.identity import Ids, first_occurrences, hash_rows, row_hashes
 from mlops_project.schema import load_contract
 
@@ -86,7 +86,7 @@ class DataLoader:
                 copy.flush()
                 return self._load_csv(Path(copy.name), names, "standard input")
         files = table_files(Path(path))
-        tables = [self._load_parquet(f, names) if f.suffix == ".parquet" else self._load_csv(f, names, str(f)) for f in files]
+        tables = [self._load_parquet(f, names) if is_parquet(f) else self._load_csv(f, names, str(f)) for f in files]
         return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
 
     def batches(self, path: str | Path) -> Iterator[pd.DataFrame]:
@@ -99,7 +99,7 @@ class DataLoader:
             return
         names = self._names(target=True)
         for file in table_files(Path(path)):
-            if file.suffix == ".parquet":
+            if is_parquet(file):
                 yield from self._parquet_batches(file, names)
             elif file.stat().st_size < SMALL_FILE:
                 yield self._load_csv(file, names, str(file))
@@ -122,8 +122,11 @@ class DataLoader:
 
     def _parquet_batches(self, path: Path, names: list[str] | None) -> Iterator[pd.DataFrame]:
         with _parquet(path):
-            from pyarrow import types
+            from pyarrow import int32, int64, types
             from pyarrow.parquet import ParquetFile
+
+            # Else integers would be floats in batches that lack some, and the id 7 another one: 7.0.
+            integers = {int32(): pd.Int32Dtype(), int64(): pd.Int64Dtype()}
 
             schema = ParquetFile(path).schema_arrow
             text = [field.name for field in schema if types.is_string(field.type) or types.is_large_string(field.type)]
@@ -133,7 +136,7 @@ class DataLoader:
             if not file.metadata.num_rows:
                 raise DataError(f"{path}: holds no rows; expected at least one applicant")
             for batch in file.iter_batches(BATCH_ROWS, columns=names):
-                table = batch.to_pandas()
+                table = batch.to_pandas(types_mapper=integers.get)
                 yield table if names is None else table[names]
 
     def _load_csv(self, path: Path, names: list[str] | None, source: str) -> pd.DataFrame:
@@ -173,6 +176,8 @@ class DataLoader:
 def table_files(path: Path) -> list[Path]:
     """Return the files of a table: the file itself, or all CSV or all Parquet files below a folder, in the order of their paths.
 
+    Files and folders whose names begin with a dot or "_" are left out, as Spark does: copies of editors, unfinished writes.
+
     Raises
     ------
     DataError
@@ -182,11 +187,22 @@ def table_files(path: Path) -> list[Path]:
         raise DataError(f"{path}: no such file; put the raw table there, `dvc pull` it, or change data.raw in params.yaml")
     if path.is_file():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix in TABLES and not file.name.startswith((".", "_")))
-    if len(kinds := {file.suffix for file in files}) != 1:
+    shown = sorted(file for file in path.rglob("*") if _shown(file.relative_to(path)) and file.is_file())
+    files = [file for file in shown if file.suffix.lower() in TABLES]
+    if len(kinds := {is_parquet(file) for file in files}) != 1:
         found = "both CSV and Parquet files" if kinds else "neither CSV nor Parquet files"
         raise DataError(f"{path}: is a folder that holds {found}; expected one table in files of one kind")
+    if others := [file.relative_to(path).as_posix() for file in shown if file.suffix.lower() not in TABLES]:
+        logger.warning("%s: left out %d file(s) that are no table: %s", path, len(others), ", ".join(others[:10]))
     return files
+
+
+def is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
+
+
+def _shown(path: Path) -> bool:
+    return not any(part.startswith((".", "_")) for part in path.parts)
 
 
 @contextlib.contextmanager
@@ -621,6 +637,8 @@ def load_and_prepare_data(filepath: str | Path, save_processed: bool = True, ret
         ``return_combined`` X, y.
     """
     params = load_params()
+    if save_processed:
+        require_form(params.data.tables)
     prepared = prepare(filepath, load_contract(params.data.contract), params.prepare)
     if save_processed:
         save_prepared(prepared, tables=params.data.tables)

@@ -9,9 +9,11 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -140,6 +142,30 @@ def _remove_abandoned(path: Path) -> None:
                 left.unlink()
 
 
+@contextlib.contextmanager
+def scratch_folder(prefix: str) -> Iterator[str]:
+    """Yield a new folder in the working directory, which goes when the block ends; what killed processes left there goes first.
+
+    As in `atomic_path` a lock tells the folder of a process at work from one that was left.
+    """
+    for left in Path().glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(OSError), _locked(left):
+            if time.time() - left.stat().st_mtime > SECONDS_TO_LOCK:
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=".", prefix=prefix) as folder, _locked(folder):
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: str | Path) -> Iterator[None]:
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)
+
+
 def rounded(value: Any) -> Any:
     """Copy a JSON-like structure with floats at ``METRIC_DIGITS`` digits and NumPy scalars as Python's own."""
     if isinstance(value, dict):
@@ -175,6 +201,12 @@ def write_table(table: pd.DataFrame | pd.Series, path: str | Path, *, index: boo
         return
     with TableWriter(path, index=index) as writer:
         writer.write(table)
+
+
+def require_form(tables: str) -> None:
+    """Raise DataError if tables cannot be written in a form, csv or parquet: before the rows are read, not after."""
+    if tables == "parquet" and find_spec("pyarrow") is None:
+        raise DataError(f"data.tables = parquet: {NEEDS_PYARROW}, or set data.tables: csv in params.yaml")
 
 
 class TableWriter:

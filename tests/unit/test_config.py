@@ -532,7 +532,7 @@ def test_paths_are_those_of_the_pipeline():
 
 def test_all_missing_inputs_are_listed_at_once(tmp_path):
     (tmp_path / "there").touch()
-    config.validate_inputs([tmp_path / "there"])
+    config.validate_inputs([tmp_path / "there", tmp_path])  # a folder of months is an input, too
     with pytest.raises(FileNotFoundError, match=r"missing in .*: a\.csv, b\.joblib; fetch with"):
         config.validate_inputs(["a.csv", tmp_path / "there", "b.joblib"])
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from mlops_project import dataset
 from mlops_project.config import Params, PrepareParams
 from mlops_project.dataset import Applicants, DataCleaner, DataLoader, DataSplitter, split_report
 from mlops_project.errors import DataError
@@ -152,6 +153,53 @@ def test_parquet(tmp_path: Path, raw_table: pd.DataFrame, contract: Contract) ->
         DataLoader(contract).load(path)
 
 
+AWKWARD = {
+    "id": ["1", "01", "1.0", " 1 ", "A", "", "?"],
+    "amount": ["1,5", "1.5", "007", "-0", "", "?", "1e400", "x"],
+    "home": ["01", "1", "own", "OWN", "", "?"],
+    "grade": ["1", "2", "02", "1.0", "", "True"],
+    "branch": ["07", "7", "7.0", ""],
+    "day": ["31.12.2020", "01.01.2021", "31.02.2021", ""],
+    "weight": ["1", "2,5"],
+    "y": ["paid", "lost", " PAID", "", "?"],
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(*map(st.sampled_from, AWKWARD.values())), max_size=30),
+    named=st.booleans(),
+    delimiter=st.sampled_from(",;"),
+    newline=st.sampled_from(["\n", "\r\n", "\r"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    ends=st.booleans(),
+    mark=st.booleans(),
+    batch_rows=st.integers(1, 8),
+)
+def test_batches_give_the_applicants_of_the_whole_file(
+    tmp_path_factory, rows, named, delimiter, newline, quoting, ends, mark, batch_rows
+) -> None:
+    columns = WITH_ID.columns | {
+        "home": Column(kind="nominal", codes=["own", "1", "01"]),
+        "weight": Column(kind="weight"),
+    }
+    contract = replace(WITH_ID, columns=columns, decimal=",", applicant_id="id" if named else None)
+    rows = [*rows, ("2", "1", "own", "1", "07", "", "1", "paid"), ("3", "1", "own", "1", "07", "", "1", "lost")]
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, lineterminator=newline, quoting=quoting).writerows([AWKWARD, *rows])
+    text = text.getvalue() if ends else text.getvalue().removesuffix(newline)
+    path = tmp_path_factory.getbasetemp() / "awkward.csv"
+    path.write_text(text, encoding="utf-8-sig" if mark else "utf-8", newline="")
+    whole = DataCleaner(contract, 3).clean(DataLoader(contract).load(path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "SMALL_FILE", 0)
+        patch.setattr(dataset, "BATCH_ROWS", batch_rows)
+        parts = DataCleaner(contract, 3).clean_batches(DataLoader(contract).batches(path)).applicants()
+    pd.testing.assert_frame_equal(parts.table, whole.table)
+    pd.testing.assert_series_equal(parts.target, whole.target)
+    assert parts.report == whole.report
+
+
 # --- DataLoader: refuses
 
 
@@ -162,6 +210,27 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path, contract: Contract) -> No
         DataError, match=r"is a folder that holds neither CSV nor Parquet files; expected one table in files of one kind$"
     ):
         DataLoader(contract).load(tmp_path)
+
+
+def test_a_folder_is_one_table_in_the_order_of_paths(
+    tmp_path: Path, raw_table: pd.DataFrame, contract: Contract, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = [*contract.columns, "kredit"]
+    folder = tmp_path / ".hidden" / "a folder"
+    parts = {
+        "month=2026-01/part.csv": raw_table[:3][wanted[::-1]],
+        "month=2026-02/part.csv": raw_table[3:5],
+        "z.csv": raw_table[5:9],
+    }
+    others = (".part.csv", ".ipynb_checkpoints/part.csv", "_temporary/0/part.csv", "_part.csv")
+    for name, table in (parts | dict.fromkeys(others, raw_table)).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(as_csv(table))
+    (folder / "part.parquet").mkdir()
+    (folder / "2026-03.csv.gz").touch()
+    pd.testing.assert_frame_equal(DataLoader(contract).load(folder), raw_table[:9][wanted])
+    assert caplog.messages == [f"{folder}: left out 1 file(s) that are no table: 2026-03.csv.gz"]
+    pd.testing.assert_frame_equal(pd.concat(DataLoader(contract).batches(folder), ignore_index=True), raw_table[:9][wanted])
 
 
 def put(line: int, content: bytes) -> Callable[[bytes], bytes]:
@@ -336,6 +405,37 @@ def test_an_id_of_the_contract_decides_who_is_one_applicant() -> None:
     assert cleaned.table["branch"].fillna("-").tolist() == ["01", "1", "-", "-", "1"]
     assert cleaned.table["day"].fillna("-").tolist() == ["2020-12-31", "-", "2021-01-02", "2021-01-02", "2021-01-02"]
     assert cleaned.target.tolist() == [1, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pytest.param(pd.Series(["7", None, None, "8"], dtype=object), id="object"),
+        pytest.param(pd.Series(["7", None, None, "8"], dtype="str"), id="text"),
+        pytest.param(pd.Series(["7", None, None, "8"], dtype="category"), id="category"),
+        pytest.param(pd.Series([7, None, None, 8], dtype="Int64"), id="integer"),
+    ],
+)
+def test_applicants_without_an_id_are_not_one_whatever_the_type(ids: pd.Series) -> None:
+    raw = raw_rows(*ID_ROWS[:4], names=ID_COLUMNS).assign(id=ids, branch=ids, day="31.12.2020")
+    table = DataCleaner(WITH_ID, 0).clean(raw).table
+    assert list(table.index[[0, 3]]) == ["7", "8"]
+    assert len(set(table.index)) == 4
+    assert not {"nan", "None", "<NA>"} & set(table.index)
+    assert table["branch"].isna().tolist() == [False, True, True, False]
+
+
+def test_integer_ids_of_parquet_stay_integers_where_a_batch_lacks_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pa = pytest.importorskip("pyarrow", reason="the extra `parquet`")
+    from pyarrow import parquet
+
+    table = pa.table({"id": [7, None, 7], "amount": [1, 2, 3], "home": ["own", None, "rent"], "grade": [1, 2, 3],
+                      "branch": [1, 1, None], "day": [None] * 3, "y": ["paid", "lost", "paid"]})  # fmt: skip
+    parquet.write_table(table, tmp_path / "raw.parquet")
+    monkeypatch.setattr(dataset, "BATCH_ROWS", 2)
+    cleaned = DataCleaner(WITH_ID).clean_batches(DataLoader(WITH_ID).batches(tmp_path / "raw.parquet")).applicants()
+    assert cleaned.report["rows"]["duplicates_merged"] == 1
+    assert cleaned.table.index[0] == "7"
 
 
 def test_typed_identifiers_are_text_too() -> None:

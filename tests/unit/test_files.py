@@ -6,6 +6,7 @@ import json
 import math
 import os
 import stat
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_project.errors import DataError, PipelineError
-from mlops_project.files import TableWriter, atomic_path, read_outcomes, read_table, rounded, spread, write_json, write_table
+from mlops_project.files import (
+    TableWriter,
+    atomic_path,
+    read_outcomes,
+    read_table,
+    require_form,
+    rounded,
+    scratch_folder,
+    spread,
+    write_json,
+    write_table,
+)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -295,6 +307,30 @@ def test_parquet_goes_out_and_comes_back(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read_table(path, ["code"]), table, check_dtype=False)
     write_table(table["amount"], path)
     assert list(read_table(path).columns) == ["amount"]
+
+
+def test_a_folder_that_a_killed_process_left_is_removed_and_that_of_another_at_work_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".bins-left").mkdir()
+    (tmp_path / ".bins-left" / "page").touch()
+    os.utime(tmp_path / ".bins-left", (0, 0))
+    with scratch_folder(".bins-") as first:
+        os.utime(first, (0, 0))
+        assert [path.name for path in tmp_path.iterdir()] == [Path(first).name]
+        with scratch_folder(".bins-") as second:
+            assert Path(first).is_dir()
+            assert Path(second).is_dir()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_form_that_cannot_be_written_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.delitem(sys.modules, "pyarrow", raising=False)
+    require_form("csv")
+    with pytest.raises(DataError, match=r"^data.tables = parquet: Parquet needs pyarrow; run .*, or set data.tables: csv"):
+        require_form("parquet")
 
 
 def test_tables_go_through_standard_input_and_output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,14 +5,14 @@ What is found is what the classifiers' own ``fit`` finds, to rounding; a test co
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlops_project.files import spread
+from mlops_project.files import scratch_folder, spread
 from mlops_project.preprocessing import BLOCK_ROWS
 
 if TYPE_CHECKING:
@@ -205,10 +205,11 @@ def _fit_xgboost(classifier: Any, blocks: Blocks) -> Any:
     params = classifier.get_xgb_params()
     options = {"nthread": classifier.n_jobs, "max_bin": classifier.max_bin or 256}
     n_columns = blocks.view(blocks.rows[:1]).shape[1]
-    with tempfile.TemporaryDirectory(dir=".", prefix=".xgboost-") as folder:
+    with contextlib.ExitStack() as stack:
         if len(blocks.rows) * n_columns < IN_MEMORY * _memory():
             matrix = xgboost.QuantileDMatrix(Batches(), **options)
         else:
+            folder = stack.enter_context(scratch_folder(".xgboost-"))
             matrix = xgboost.ExtMemQuantileDMatrix(Batches(folder), **options)
         booster = xgboost.train(params, matrix, classifier.get_num_boosting_rounds())
         del matrix

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mlops_project import csv_files
 from mlops_project.cells import VALID, identifier_status
-from mlops_project.dataset import Applicants, DataCleaner, DataLoader, table_files
+from mlops_project.dataset import Applicants, DataCleaner, DataLoader, is_parquet, table_files
 from mlops_project.errors import DataError
 from mlops_project.files import atomic_path
 from mlops_project.identity import hash_rows
@@ -123,7 +123,7 @@ def append(raw: Path, batch: Batch, contract: Contract, prepare: PrepareParams) 
         If nobody is new, or the raw table is not CSV.
     """
     last = table_files(raw)[-1]
-    if last.suffix == ".parquet":
+    if is_parquet(last):
         raise DataError(f"{raw}: rows are appended to CSV only; make data.raw a CSV table, or append by hand and `dvc repro`")
     old = DataLoader(contract).load(raw)
     cleaner = DataCleaner(contract, prepare.duplicate_min_cells, prepare.duplicate_strict_after)
