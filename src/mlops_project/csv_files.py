@@ -90,7 +90,7 @@ def read_batches(
 
 
 def _distinct(cells: pd.Series) -> pd.Categorical:
-    codes, texts = pd.factorize(cells)
+    codes, texts = pd.factorize(cells)  # in the order of the rows: sorting would cost a fifth of the reading
     return pd.Categorical.from_codes(codes, pd.Index(texts, dtype=object))
 
 

@@ -125,7 +125,7 @@ def _score_round(shared: Shared, task: tuple[int, tuple[str, ...]]) -> list[list
     train = folds[0].train
     fitter = Fitter(preprocessor, X, y, train, params, weight, groups)
     # As many training rows as test rows tell how much better a model is on rows that it has seen.
-    seen = train if len(folds) == 1 else train[spread(len(train), len(folds[0].test))]
+    seen = train if len(folds) == 1 else train[spread(len(train), sum(len(fold.test) for fold in folds))]
 
     def metrics(rows: np.ndarray, p_good: np.ndarray) -> dict[str, float]:
         return cross_validated_metrics(y[rows], p_good, None if weight is None else weight[rows])
