@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 MAX_COLUMNS = 10_000
 # Rows that are text at a time, and bytes up to which a CSV file is read at once: of few rows categories only cost.
-BATCH_ROWS = 200_000
+BATCH_ROWS = 100_000
 SMALL_FILE = 4 << 20
 # Rows whose hashes are made at a time.
 HASHED_ROWS = 10_000

@@ -320,8 +320,11 @@ class Ids:
     def __init__(self, keys: np.ndarray) -> None:
         self._keys = keys
         ordered = np.sort(keys)
-        shared = np.flatnonzero(np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]]))
+        several = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
         del ordered
+        # In parts, because NumPy sorts all that is looked for, too.
+        parts = [start + np.flatnonzero(np.isin(keys[start : start + BLOCK], several)) for start in range(0, len(keys), BLOCK)]
+        shared = np.concatenate([np.empty(0, dtype=int), *parts])
         seen: dict[Any, int] = {}
         again, self._numbers = [], []
         for position, key in zip(shared.tolist(), keys[shared].tolist(), strict=True):
