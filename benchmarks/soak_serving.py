@@ -174,13 +174,15 @@ class Soak:
 
     def unlogged(self, database: Path) -> tuple[int, int, Counter[str]]:
         """Return how many acknowledged predictions the log does not hold as they were answered, its size, and its versions."""
+        from mlops_project.serving.log import read_results
+
         connection = sqlite3.connect(database)
         logged, fine, versions = 0, 0, Counter[str]()
         for request_id, version, results in connection.execute("SELECT request_id, model_version, results FROM requests"):
             logged += 1
             versions[version] += 1
             known = self.acknowledged.get(request_id)
-            if known and known[0] == version and self._fits(msgspec.json.decode(results)["p_good"], version, known[1]):
+            if known and known[0] == version and self._fits(read_results(results).p_good, version, known[1]):
                 fine += 1
         connection.close()
         return len(self.acknowledged) - fine, logged, versions
