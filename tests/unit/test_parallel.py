@@ -9,10 +9,9 @@ from msgspec.structs import replace
 from mlops_project import parallel
 from mlops_project.errors import PipelineError
 from mlops_project.modeling import cross_validation
-from mlops_project.modeling.distributed import Tables, class_weights, is_distributed
+from mlops_project.modeling.distributed import Tables, is_distributed
 from mlops_project.modeling.folds import make_folds
 from mlops_project.modeling.models import build_model
-from mlops_project.modeling.sampling import balance
 from mlops_project.preprocessing import build_preprocessor, value_columns
 
 
@@ -105,13 +104,3 @@ def test_xgboost_is_fitted_apart_only_where_nothing_needs_the_rows_together(cont
     assert not is_distributed(models["xgboost"], replace(train, calibration="sigmoid"), many, tables)
     assert not is_distributed(models["blend"], train, many, tables)
     assert not is_distributed(models["scorecard"], train, many, tables)
-
-
-@pytest.mark.parametrize("weight", [None, np.array([1.0, 2.0, 3.0, 4.0, 5.0])])
-def test_factors_of_the_classes_are_those_of_balance(params, weight):
-    y = np.array([1, 1, 1, 0, 0])
-    settings = replace(params.train, imbalance="class_weight")
-    expected = balance(np.zeros((5, 1)), y, None, method="class_weight", neighbors=5, seed=1, weight=weight)[2]
-    own = np.ones(5) if weight is None else weight
-    np.testing.assert_allclose(own * class_weights(y, weight, settings)[y], expected, rtol=1e-15)
-    assert class_weights(y, weight, params.train) is None

@@ -69,14 +69,6 @@ def is_distributed(model: Model, params: TrainParams, n_rows: int, tables: Table
     )
 
 
-def class_weights(y: np.ndarray, weight: np.ndarray | None, params: TrainParams) -> np.ndarray | None:
-    """Return the factors by which `balance` weighs bad and good rows, or None."""
-    if params.imbalance != "class_weight":
-        return None
-    own = np.ones(len(y)) if weight is None else weight
-    return own.sum() / (2 * np.bincount(y, own, minlength=2))
-
-
 def fit_xgboost(classifier: XGBClassifier, share: Share) -> tuple[XGBClassifier, int]:
     """Fit a classifier on the cluster that ``MLOPS_DASK`` names. If a worker dies, all starts again on those that are left.
 

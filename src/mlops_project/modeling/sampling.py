@@ -74,7 +74,12 @@ def balance(
 def class_weights(y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     """Return weights of shape (n rows,) with which both classes count the same; rows keep their own ``weight`` within a class."""
     own = np.ones(len(y)) if weight is None else weight
-    return own * (own.sum() / (2 * np.bincount(y, own, minlength=2)))[y]
+    return own * class_factors(y, own)[y]
+
+
+def class_factors(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the factors by which bad (0) and good (1) rows are weighed so that both classes count the same, shape (2,)."""
+    return weight.sum() / (2 * np.bincount(y, weight, minlength=2))
 
 
 def _smotenc(X: np.ndarray, y: np.ndarray, groups: list[list[int]], neighbors: int, seed: int) -> Any:

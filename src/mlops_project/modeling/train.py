@@ -31,13 +31,14 @@ from mlops_project.errors import DataError, ParamsError
 from mlops_project.files import atomic_path, rounded, write_json, write_table
 from mlops_project.manifest import dump
 from mlops_project.modeling.cross_validation import CrossValidation, cross_validate
-from mlops_project.modeling.distributed import Share, Tables, class_weights, fit_xgboost, is_distributed
+from mlops_project.modeling.distributed import Share, Tables, fit_xgboost, is_distributed
 from mlops_project.modeling.fitting import Fitter
 from mlops_project.modeling.folds import Fold, make_folds
 from mlops_project.modeling.metrics import outcomes
 from mlops_project.modeling.model import RiskModel, table_hash
 from mlops_project.modeling.models import DISPLAY_NAMES, build_models
 from mlops_project.modeling.reasons import make_reference
+from mlops_project.modeling.sampling import class_factors
 from mlops_project.modeling.scale import ScoreScale
 from mlops_project.modeling.selection import leaderboard, leaderboard_table
 from mlops_project.preprocessing import value_columns
@@ -172,7 +173,9 @@ def _fit(
         if tables is not None and is_distributed(candidate, params, len(y), tables):
             encoder = [("features", fitter.to_encoded)] if candidate[0].view == "encoded" else []
             to_view = Pipeline([*fitter.to_values.steps, *encoder])
-            share = Share(tables, to_view, contract, class_weights(y, weight, params))
+            balanced = params.imbalance == "class_weight"
+            factors = class_factors(y, np.ones(len(y)) if weight is None else weight) if balanced else None
+            share = Share(tables, to_view, contract, factors)
             classifier, workers = fit_xgboost(candidate[0].classifier, share)
             pipeline = Pipeline([*to_view.steps, ("model", classifier)])
             fitted_by = {"fitted_by": {"xgboost.dask": {"workers": workers}}}
