@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlops_project.serving import log as log_module
 from mlops_project.serving.log import (
     LogError,
     PredictionLog,
@@ -102,6 +104,103 @@ def test_concurrent_appends_share_commits(url, monkeypatch):
     assert len(commits) <= 3
 
 
+@pytest.fixture
+def syncs(monkeypatch):
+    """Threads in which the log was synced; ``pause`` is how long the disk takes, ``error`` what it says."""
+
+    class Syncs(list):
+        pause, error = 0.0, None
+
+    found, sync = Syncs(), log_module._sync
+
+    def watched(descriptor):
+        time.sleep(found.pause)
+        if found.error:
+            raise found.error
+        sync(descriptor)
+        found.append(threading.current_thread())
+
+    monkeypatch.setattr(log_module, "_sync", watched)
+    return found
+
+
+def test_several_are_appended_in_the_loop_and_synced_before_they_are_acknowledged(url, syncs):
+    async def work(log):
+        futures = [log.append([record()]) for _ in range(5)]
+        for future in futures:
+            future.add_done_callback(lambda _: done.append(len(syncs)))
+        await asyncio.gather(*futures)
+
+    done = []
+    run(url, work)
+    assert done == [1] * 5
+    assert syncs == [threading.main_thread()]
+    assert len(read(url)) == 5
+
+
+def test_a_slow_disk_is_waited_for_in_the_thread(url, syncs):
+    async def work(log):
+        for _ in range(12):
+            await asyncio.gather(*(log.append([record()]) for _ in range(3)))
+
+    syncs.pause = 0.005
+    run(url, work)
+    assert syncs.count(threading.main_thread()) == 3  # the 1st, the 4th and the 9th: then 2, 4 and 8 are left to the thread
+    assert len(syncs) == 12
+    assert len(read(url)) == 36
+
+
+@pytest.mark.parametrize("left_to_thread", [0, 100])
+def test_what_cannot_be_synced_is_not_acknowledged(url, syncs, left_to_thread):
+    async def work(log):
+        log._left_to_thread = left_to_thread
+        syncs.error = OSError(5, "Input/output error")
+        found = await asyncio.gather(*(log.append([record()]) for _ in range(3)), return_exceptions=True)
+        assert [type(error) for error in found] == [LogError] * 3
+        assert "Input/output" in str(found[0])
+        syncs.error = None
+        await asyncio.gather(*(log.append([record()]) for _ in range(3)))
+
+    run(url, work)
+
+
+def test_the_loop_goes_on_while_another_process_has_the_log(url):
+    async def work(log):
+        other = SqliteStore(str(path_of(url)), durable=True)
+        with contextlib.closing(other), other.transaction():
+            futures = [log.append([record()]) for _ in range(5)]
+            begun = time.monotonic()
+            await asyncio.sleep(0.2)
+            assert time.monotonic() - begun < 1
+            assert not any(future.done() for future in futures)
+        await asyncio.gather(*futures)
+
+    run(url, work)
+    assert len(read(url)) == 5
+
+
+def test_the_write_ahead_log_does_not_grow_for_ever(url, syncs, monkeypatch):
+    monkeypatch.setattr(log_module, "_sync", lambda _: None)
+    monkeypatch.setattr(log_module, "CHECKPOINT_BYTES", 400_000)
+
+    async def work(log):
+        for _ in range(150):
+            await asyncio.gather(*(log.append([record(inputs=b"[" + b"7" * 4000 + b"]")]) for _ in range(10)))
+        return path_of(f"{url}-wal").stat().st_size
+
+    size = run(url, work)
+    assert path_of(url).stat().st_size > 6_000_000
+    assert size < 3_000_000
+
+
+def test_a_second_store_does_not_give_up_the_locks_of_the_first(url, store):
+    store.append([record()])
+    open_store(url).close()
+    look = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(*c.execute('SELECT COUNT(*) FROM requests')); c.close()"
+    subprocess.run([sys.executable, "-c", look, str(path_of(url))], check=True)
+    assert path_of(f"{url}-wal").stat().st_size > 0  # who takes himself for the last one moves it to the table and deletes it
+
+
 def test_close_writes_what_waits_and_then_refuses(url):
     async def work(log):
         futures = [log.append([record()]) for _ in range(50)]
@@ -142,12 +241,15 @@ def test_a_record_that_cannot_be_written_fails_alone(url):
 def test_a_full_disk_is_told_and_the_log_goes_on_afterwards(url):
     async def work(log):
         await log.append([record()])
+        connections = log._store.connection, log._at_once.connection
         pages = log._store.connection.execute("PRAGMA page_count").fetchone()[0]
-        log._store.connection.execute(f"PRAGMA max_page_count = {pages + 1}")
+        for connection in connections:
+            connection.execute(f"PRAGMA max_page_count = {pages + 1}")
         large = record(inputs=b"[" + os.urandom(60_000).hex().encode() + b"]")
         with pytest.raises(LogError, match="full"):
             await log.append([large])
-        log._store.connection.execute("PRAGMA max_page_count = 1000000")
+        for connection in connections:
+            connection.execute("PRAGMA max_page_count = 1000000")
         await log.append([record()])
 
     run(url, work)

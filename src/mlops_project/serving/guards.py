@@ -143,12 +143,13 @@ class _Exchange:
 
     def watch(self, body_seconds: float, request_seconds: float) -> None:
         """Cancel the task when its time is over: one timer costs less than `asyncio.timeout` and its change."""
-        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()  # asked once: each time Python looks whether the process has forked
+        task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a request is served outside a task")
         self.task = task
         self._rest = request_seconds - body_seconds
-        self.timer = asyncio.get_running_loop().call_later(body_seconds, self._over)
+        self.timer = loop.call_later(body_seconds, self._over)
 
     def _over(self) -> None:
         if self.complete and self._rest > 0:

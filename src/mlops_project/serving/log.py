@@ -14,10 +14,12 @@ import json
 import logging
 import math
 import os
+import random
 import sqlite3
 import threading
 import time
 import zlib
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -33,6 +35,12 @@ DEFAULT_URL = "sqlite:///var/predictions.db"
 SCHEMA = 3
 # How long a write waits for other processes, and for a server that does not answer.
 PATIENCE = 5.0
+# What is appended in the loop goes on to the table when it is so much; a record writes its pages anew, and those of indexes.
+CHECKPOINT_BYTES, ROW_BYTES = 4 * 1024 * 1024, 8192
+# Requests that are enough for a commit; seconds that a sync may take in the event loop; and the most commits in a row that are
+# left to the thread when it took longer.
+ENOUGH, FAST_SYNC, MOST_LEFT = 64, 1e-3, 1024
+SMALL_BYTES = 4096
 # Inputs that may wait for the writer; more are refused, so that a log that hangs does not fill the memory.
 MAX_WAITING_BYTES = 256 * 1024 * 1024
 PRUNE_EVERY, PRUNE_AT_ONCE = 3600.0, 200
@@ -44,7 +52,15 @@ COMPRESS_BYTES, DENSE_BYTES = 4096, 64
 # Characters from which on a logged whole number is read as a float.
 LONG = 300
 
+# macOS has no fdatasync.
+_sync = getattr(os, "fdatasync", os.fsync)
+
 logger = logging.getLogger(__name__)
+
+
+# To be unique, not secret: the kernel's random numbers take longer than scoring a few applicants.
+_random = random.Random()
+os.register_at_fork(after_in_child=_random.seed)
 
 
 class LogError(PipelineError):
@@ -104,7 +120,7 @@ class Outcome(NamedTuple):
 
 def new_request_id() -> str:
     """Return 32 hexadecimal digits: milliseconds first, so that the log's index grows at its end, then 80 random bits."""
-    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+    return f"{time.time_ns() // 1_000_000:012x}{_random.getrandbits(80):020x}"
 
 
 class Results(msgspec.Struct, frozen=True, gc=False):
@@ -147,19 +163,34 @@ def decoded(content: bytes) -> Any:
 
 
 class PredictionLog:
-    """Appends from an event loop by one writer thread, which commits at once what came in during its last commit.
+    """Appends from an event loop; what comes in during a commit goes together into the next one.
+
+    Where the store can be written without waiting (``at_once``) the loop does it, and syncs as long as the disk is fast: two
+    threads that take turns with Python's lock cost more. All else is left to a thread, which waits, tries and says what is wrong.
 
     Each worker process has its own. All methods that return futures are called in the event loop.
+
+    Parameters
+    ----------
+    store : Store
+        For the thread.
+    at_once : SqliteStore, optional
+        A second one of the same log, which never waits.
+    retention : float, optional
     """
 
-    def __init__(self, store: Store, retention: float | None = None) -> None:
-        self._store = store
+    def __init__(self, store: Store, at_once: SqliteStore | None = None, retention: float | None = None) -> None:
+        self._store, self._at_once = store, at_once
         self._retention = retention
         self.on_commit: Callable[[list[float], int], None] = lambda *_: None
         """Told in the event loop of each commit: the seconds since its records came, and how many were not written."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[_Job] = []
         self._in_hand: list[_Job] = []
         self._waiting_bytes = 0
+        self._to_move = 0
+        """Bytes that were appended since the last checkpoint, roughly."""
+        self._slow, self._left_to_thread = 1, 0
         self._busy = self._closed = False
         self._queue: SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Job]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="prediction-log", daemon=True)
@@ -183,7 +214,8 @@ class PredictionLog:
         LogError
             If it cannot be opened, or was made by a newer version.
         """
-        return cls(open_store(url, durable=durable), retention)
+        store = open_store(url, durable=durable)
+        return cls(store, store.at_once(), retention)
 
     def append(self, records: Sequence[Record]) -> asyncio.Future[None]:
         """Return a future that is done when the records are committed; it raises `LogError` if they are not.
@@ -226,6 +258,8 @@ class PredictionLog:
             await last
             self._queue.put(None)
             await asyncio.to_thread(self._thread.join)
+            if self._at_once is not None:
+                self._at_once.close()
             self._store.close()
 
     def _submit(self, job: _Job) -> asyncio.Future[Any]:
@@ -233,20 +267,60 @@ class PredictionLog:
             raise LogError("the prediction log is closed")
         if self._waiting_bytes + job.size > MAX_WAITING_BYTES:
             raise LogError("the prediction log is too slow for what comes in")
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         job.future = loop.create_future()
         self._waiting.append(job)
         self._waiting_bytes += job.size
         if not self._busy:
             self._busy = True
-            # Not at once: the other requests of this turn of the loop join the commit.
-            loop.call_soon(self._hand_over, loop)
+            loop.call_soon(self._gather, loop, 0)
         return job.future
+
+    def _gather(self, loop: asyncio.AbstractEventLoop, before: int) -> None:
+        """Wait for the other requests of this turn of the loop, and of the next one, while they become more: a sync is dear."""
+        if before < len(self._waiting) < ENOUGH:
+            loop.call_soon(self._gather, loop, len(self._waiting))
+        else:
+            self._hand_over(loop)
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         jobs, self._waiting, self._waiting_bytes = self._waiting, [], 0
         self._in_hand = jobs
-        self._queue.put((loop, jobs))
+        # One small request alone: the loop has nothing else to do, and its caller gets the answer sooner from the thread.
+        alone = len(jobs) == 1 and jobs[0].size < SMALL_BYTES
+        if not alone and self._append_at_once(jobs) and self._sync_at_once(jobs):
+            self._settle(loop, jobs)
+            if self._to_move > CHECKPOINT_BYTES:
+                self._queue.put((loop, []))
+        else:
+            self._queue.put((loop, jobs))
+
+    def _append_at_once(self, jobs: list[_Job]) -> bool:
+        """Append what is to be appended, unless this would take time, and return whether that was all."""
+        appends = [job for job in jobs if job.work == self._store.append]
+        if self._at_once is not None and appends:
+            records = [record for job in appends for record in job.payload]
+            written = _run(partial(self._at_once.append, records)) is None
+            for job in appends:
+                job.written = written
+            self._to_move += sum(ROW_BYTES + len(record.inputs) + len(record.results) for record in records) if written else 0
+        return all(job.written for job in jobs)
+
+    def _sync_at_once(self, jobs: list[_Job]) -> bool:
+        """Sync unless the disk was slow lately; the slower it stays, the more is left to the thread."""
+        if self._left_to_thread:
+            self._left_to_thread -= 1
+            return False
+        begun = time.perf_counter()
+        error = _run(self._store.sync)
+        for job in jobs:
+            job.error = error
+        if time.perf_counter() - begun > FAST_SYNC:
+            self._slow = min(2 * self._slow, MOST_LEFT)
+            self._left_to_thread = self._slow
+        else:
+            self._slow = 1
+        return True
 
     def _settle(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job]) -> None:
         for job in jobs:
@@ -277,13 +351,23 @@ class PredictionLog:
             if item is None:
                 return
             loop, jobs = item
-            self._write(jobs)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(self._settle, loop, jobs)
+            if jobs:
+                self._write(jobs)
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                    loop.call_soon_threadsafe(self._settle, loop, jobs)
+            if self._to_move > CHECKPOINT_BYTES:
+                self._to_move = 0
+                if error := _run(self._store.checkpoint):
+                    logger.error("the prediction log does not get smaller: %s", error)
             if wait == 0.0:
                 prune_at = time.monotonic() + self._prune()
 
     def _write(self, jobs: list[_Job]) -> None:
+        if written := [job for job in jobs if job.written]:
+            error = _run(self._store.sync)
+            for job in written:
+                job.error = error
+            jobs = [job for job in jobs if not job.written]
         appends = [job for job in jobs if job.work == self._store.append]
         if len(appends) > 1:
             error = _run(lambda: self._store.append([record for job in appends for record in job.payload]))
@@ -305,7 +389,7 @@ class PredictionLog:
 
 
 class _Job:
-    __slots__ = ("begun", "error", "future", "payload", "result", "size", "work")
+    __slots__ = ("begun", "error", "future", "payload", "result", "size", "work", "written")
 
     def __init__(self, work: Callable[[Any], Any], payload: Sequence[Any], size: int) -> None:
         self.work, self.payload, self.size = work, payload, size
@@ -313,6 +397,8 @@ class _Job:
         self.future: asyncio.Future[Any]
         self.result: Any = None
         self.error: Exception | None = None
+        self.written = False
+        """Whether it is in the log, but not yet safe."""
 
     def run(self) -> None:
         """Do the work; whatever goes wrong, the thread goes on and the caller is told."""
@@ -593,6 +679,16 @@ class Store:
                 self.executemany(f"DELETE FROM {table} WHERE request_id = ? AND position = ?", pairs)
         return len(gone)
 
+    def at_once(self) -> SqliteStore | None:
+        """Return a second store of this log whose `append` never waits, if there can be one; `sync` then makes safe."""
+        return None
+
+    def sync(self) -> None:
+        """Make safe what the store that is `at_once` has appended."""
+
+    def checkpoint(self) -> None:
+        """Tidy up after `at_once`, now and then."""
+
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
@@ -627,21 +723,37 @@ def _expanded(content: bytes | memoryview) -> bytes:
 
 
 class SqliteStore(Store):
-    """A file, written by several processes (WAL)."""
+    """A file, written by several processes (WAL).
+
+    Parameters
+    ----------
+    path : str
+    durable : bool
+        Whether a commit survives the loss of power.
+    waits : bool
+        For the disk and for other processes. If not, a commit is safe after `sync`, and what had to wait raises `LogError`.
+    """
 
     data_errors = (*Store.data_errors, sqlite3.IntegrityError, sqlite3.DataError)
 
-    def __init__(self, path: str, *, durable: bool) -> None:
+    def __init__(self, path: str, *, durable: bool, waits: bool = True) -> None:
         self.path = os.path.abspath(path)
+        self._durable, self._waits = durable, waits
+        self._wal: int | None = None
         with self.problems():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            # Personal data: for the owner only. The files that SQLite puts beside it take its mode.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            # Personal data: for the owner only. The files that SQLite puts beside it take its mode. Only if it is new: who closes
+            # a file gives up all locks that his process has on it, those of other connections too.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._inode = os.stat(self.path).st_ino
-            self.connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
-            self.connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            patience = PATIENCE if waits else 0.0
+            self.connection = sqlite3.connect(self.path, timeout=patience, isolation_level=None, check_same_thread=False)
+            self.connection.execute(f"PRAGMA synchronous = {'FULL' if durable and waits else 'NORMAL'}")
             self.connection.execute("PRAGMA secure_delete = ON")
+            if not waits:
+                self.connection.execute("PRAGMA wal_autocheckpoint = 0")
 
     def prepare(self) -> None:
         """Make the tables, or raise if a newer version made them."""
@@ -669,9 +781,7 @@ class SqliteStore(Store):
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what the block did, or nothing of it; waits for other processes."""
-        # SQLite waits by sleeping and trying again, and who sleeps is overtaken; the kernel has a queue.
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        try:
+        with self._locked():
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -680,6 +790,13 @@ class SqliteStore(Store):
                 with contextlib.suppress(sqlite3.Error):
                     self.connection.execute("ROLLBACK")
                 raise
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        # SQLite waits by sleeping and trying again, and who sleeps is overtaken; the kernel has a queue.
+        fcntl.flock(self._lock, fcntl.LOCK_EX if self._waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
@@ -704,24 +821,39 @@ class SqliteStore(Store):
         except (OSError, sqlite3.Error) as error:
             raise LogError(f"{self.path}: the prediction log cannot be used ({error})") from None
 
+    def at_once(self) -> SqliteStore:
+        """Return a second store of this log whose `append` never waits; `sync` then makes safe."""
+        with self.problems():
+            if self._durable:
+                # SQLite keeps this file while a connection is open, and has no locks on it.
+                self._wal = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CLOEXEC)
+            return SqliteStore(self.path, durable=self._durable, waits=False)
+
+    def sync(self) -> None:
+        """Make safe what the store that is `at_once` has appended: what ``synchronous=FULL`` does at the end of a commit."""
+        if self._wal is not None:
+            with self.problems():
+                _sync(self._wal)
+
+    def checkpoint(self) -> None:
+        """Move what was appended from the write-ahead log to the table, so that the former does not grow."""
+        with self.problems(), self._locked():
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def close(self) -> None:
-        """Close the file."""
+        """Close the files."""
         super().close()
         os.close(self._lock)
+        if self._wal is not None:
+            os.close(self._wal)
 
     def clean_up(self) -> None:
         """Give free pages back and empty the write-ahead log, which holds old pages."""
-        with self.problems():
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            try:
-                self.connection.execute("PRAGMA incremental_vacuum").fetchall()
-                ((busy, _, _),) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                if busy:
-                    logger.warning(
-                        "%s-wal holds deleted records until who reads the log is done; prune once more then", self.path
-                    )
-            finally:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
+        with self.problems(), self._locked():
+            self.connection.execute("PRAGMA incremental_vacuum").fetchall()
+            ((busy, _, _),) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if busy:
+                logger.warning("%s-wal holds deleted records until who reads the log is done; prune once more then", self.path)
 
 
 class PostgresStore(Store):
