@@ -238,7 +238,7 @@ def _observe(histogram: Any, bounds: tuple[float, ...], values: array[float]) ->
         for i, n in enumerate(np.bincount(np.searchsorted(bounds, values)).tolist()):
             if n:
                 histogram._buckets[i].inc(n)  # noqa: SLF001
-        histogram._sum.inc(sum(values))  # noqa: SLF001
+        histogram._sum.inc(float(np.sum(values)))  # noqa: SLF001
 
 
 class Counted:
