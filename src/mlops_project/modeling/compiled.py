@@ -344,6 +344,8 @@ class _Reader:
         self.parser, self.values, self.statuses = parser, values, statuses
         # 1 and 1.0 are the same key and not the same text.
         self.kinds: tuple[type, ...] = (str,) if parser.text_codes is not None else (str, int, float)
+        # A column of codes has few cells that are worth it, however many others come.
+        self.room = REMEMBERED if parser.text_codes is None and parser.number_codes is None else BYTE
         # Cells without truth values: True == 1, so one would be found where the other was meant. No subclass of dict, in which
         # Python would look up in twice the time.
         self.places: dict[Any, int] = {None: 1}  # missing, as all places are at first
@@ -376,7 +378,7 @@ class _Reader:
             if cell in self.places:
                 return self.places[cell]
             place = len(self.places) + 1
-            if place >= REMEMBERED:
+            if place >= self.room:
                 return 0
             self.values[place], self.statuses[place] = self.read(cell)
             self.places[cell] = place
