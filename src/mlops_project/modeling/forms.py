@@ -107,12 +107,6 @@ class Encoding(NamedTuple):
             out[:, last:] = gaps
         return out
 
-    @property
-    def source(self) -> np.ndarray:
-        """Position of the column that each encoded column comes from, int of shape (n encoded columns,)."""
-        indicated = np.arange(len(self.empty) if self.indicators[0] else 0)
-        return np.concatenate([self.numbers, self.coded[self.place], indicated]).astype(int)
-
 
 class Sum:
     """A sum over columns of steps and straight lines: scorecard and logistic regression.
@@ -153,23 +147,23 @@ class Sum:
             levels = missing[i] + np.cumsum(rise[column == i])
             self.levels.append((np.append(start[column == i], np.nan), np.append(levels, missing[i])))
 
-    def margin(self, values: np.ndarray) -> np.ndarray:
-        """Return the log-odds, shape (n rows,)."""
-        if len(values) >= ROWS_TO_SEARCH:
-            return self.intercept + self._parts(values).sum(axis=1)
+    def margin(self, values: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+        """Return the log-odds, shape (n rows,); what each column adds may be ``known``."""
+        if known is not None or len(values) >= ROWS_TO_SEARCH:
+            return self.intercept + self.split(values, known)[1].sum(axis=1)
         reached = values[:, self.column] >= self.start  # never where missing
         out = self.base + reached @ self.rise
         if len(self.straight):
             out += self._lines(values[:, self.straight], self.straight).sum(axis=1)
         return out
 
-    def p_good(self, values: np.ndarray) -> np.ndarray:
+    def p_good(self, values: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """Return P(good), shape (n rows,)."""
-        return sigmoid(self.margin(values))
+        return sigmoid(self.margin(values, known))
 
-    def split(self, values: np.ndarray) -> Split:
+    def split(self, values: np.ndarray, known: np.ndarray | None = None) -> Split:
         """Return the intercept and what each column adds, shape (n rows, n columns)."""
-        return self.intercept, self._parts(values)
+        return self.intercept, self._parts(values) if known is None else known
 
     def part(self, i: int, values: np.ndarray) -> np.ndarray:
         """Return what column ``i`` adds, shape (n rows,); its ``values`` are those of the view."""
@@ -264,7 +258,9 @@ class Tables:
     """Trees of few splits, looked up: what they add to the log-odds, and their tree SHAP values.
 
     The ways in which a row goes at all splits of a tree make a pattern, and to each pattern belongs a leaf, and one contribution
-    per column that the tree asks. So nothing is left to do but to compare and to add [1]_.
+    per column that the tree asks. So nothing is left to do but to compare and to add [1]_. A contribution depends only on the
+    splits above and below those of its column, and trees ask the same again and again: so the contributions to a column
+    are tabulated together where they ask up to `BITS` comparisons.
 
     Parameters
     ----------
@@ -275,18 +271,24 @@ class Tables:
         The comparison that each split of a tree asks.
     value : ndarray of float32, shape (n trees, 2 ** n splits)
         Of the leaf, by pattern, whose bits are the splits at which a row goes left.
-    tree : ndarray of int, shape (n parts,)
-    receiver : ndarray of int, shape (n parts,)
-        The column that a part of a tree belongs to, rising.
-    part : ndarray of float32, shape (n parts, 2 ** n splits)
+    asked : ndarray of int, shape (BITS, n parts)
+        The comparisons that each table of contributions asks.
+    part : ndarray of float32, shape (n parts, 2 ** BITS)
         Contribution by pattern.
+    receiver : ndarray of int, shape (n parts,)
+        The column of the values view that it belongs to, rising.
     base : ndarray of shape (1,)
         Mean of the log-odds as the trees weigh it.
+    n_columns : int
+        Of the values view.
 
     References
     ----------
     .. [1] Yang, J. (2021). Fast TreeSHAP: accelerating SHAP value computation for trees.
     """
+
+    # Patterns are bytes.
+    BITS = 8
 
     def __init__(
         self,
@@ -294,53 +296,58 @@ class Tables:
         threshold: np.ndarray,
         split: np.ndarray,
         value: np.ndarray,
-        tree: np.ndarray,
-        receiver: np.ndarray,
+        asked: np.ndarray,
         part: np.ndarray,
+        receiver: np.ndarray,
         base: np.ndarray,
+        n_columns: int,
     ) -> None:
-        self.column, self.threshold, self.split = column, threshold[:, np.newaxis], split
-        self.value, self.first_value = value.ravel(), np.arange(len(value))[:, np.newaxis] * value.shape[1]
-        firsts = np.flatnonzero(np.diff(receiver, prepend=-1))
-        self.receivers, parts = receiver[firsts], np.split(part, firsts[1:])
-        # Per receiver: its trees, where their contributions begin, and these; little enough at a time for a processor's cache.
-        self.groups = [
-            (trees, np.arange(len(trees))[:, np.newaxis] * part.shape[1], found.ravel())
-            for trees, found in zip(np.split(tree, firsts[1:]), parts, strict=True)
-        ]
+        self.column, self.threshold, self.split, self.asked = column, threshold[:, np.newaxis], split, asked
+        self.value, self.first_value = _flat(value)
+        self.part, self.first_part = _flat(part)
+        self.firsts = np.flatnonzero(np.diff(receiver, prepend=-1))
+        self.receivers, self.n_columns = receiver[self.firsts], n_columns
         self.base = float(base[0])
 
-    def leaves(self, X: np.ndarray) -> np.ndarray:
-        """Return what each tree adds, float32 of shape (n trees, n rows)."""
-        at = self._patterns(X)
-        at += self.first_value
-        return self.value.take(at)
-
-    def contributions(self, X: np.ndarray) -> np.ndarray:
-        """Return contributions, shape (n rows, n columns of the view)."""
-        return _in_parts(self._contributions, X, self.split.shape[1])
-
-    def _contributions(self, X: np.ndarray) -> np.ndarray:
-        patterns = self._patterns(X)
-        out = np.zeros(X.shape[::-1])
-        for receiver, (trees, begin, part) in zip(self.receivers.tolist(), self.groups, strict=False):
-            at = patterns.take(trees, axis=0)
-            at += begin
-            out[receiver] = part.take(at).sum(axis=0)
-        return out.T
-
-    def _patterns(self, X: np.ndarray) -> np.ndarray:
-        """Return the pattern of each row in each tree, int of shape (n trees, n rows)."""
+    def compare(self, X: np.ndarray) -> np.ndarray:
+        """Return whether each comparison holds, uint8 of shape (n comparisons, n rows): all that the tables ask of rows."""
         with np.errstate(over="ignore"):
             x = X.T.astype(np.float32)
         gaps = np.isnan(x)
         both = np.concatenate([np.where(gaps, np.float32(end), x) for end in (np.inf, -np.inf)])
-        left = (both.take(self.column, axis=0) < self.threshold).view(np.uint8)
-        pattern = left.take(self.split[-1], axis=0)
-        for split in self.split[-2::-1]:
-            pattern += pattern  # NumPy shifts bytes in ten times the time
-            pattern += left.take(split, axis=0)
-        return pattern.astype(np.intp)
+        return (both.take(self.column, axis=0) < self.threshold).view(np.uint8)
+
+    def leaves(self, compared: np.ndarray) -> np.ndarray:
+        """Return what each tree adds, float32 of shape (n trees, n rows)."""
+        return self.value.take(_patterns(compared, self.split) + self.first_value)
+
+    def contributions(self, compared: np.ndarray) -> np.ndarray:
+        """Return contributions, shape (n rows, n columns of the values view)."""
+        return _in_parts(self._contributions, compared.T, self.asked.shape[1])
+
+    def _contributions(self, compared: np.ndarray) -> np.ndarray:
+        found = self.part.take(_patterns(np.ascontiguousarray(compared.T), self.asked) + self.first_part)
+        out = np.zeros((self.n_columns, len(compared)))
+        if len(compared) < ROWS_TO_SEARCH:
+            out[self.receivers] = np.add.reduceat(found, self.firsts, axis=0)
+        else:  # reduceat would take three times as long
+            for receiver, parts in zip(self.receivers.tolist(), np.split(found, self.firsts[1:]), strict=True):
+                out[receiver] = parts.sum(axis=0)
+        return out.T
+
+
+def _flat(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a table of shape (n, size) as one row, and where each of its rows begins there, shape (n, 1)."""
+    return table.ravel(), np.arange(len(table))[:, np.newaxis] * table.shape[1]
+
+
+def _patterns(compared: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Return the bits of (n bits, n) ``asked`` comparisons as numbers, uint8 of shape (n, n rows)."""
+    pattern = compared.take(asked[-1], axis=0)
+    for bit in asked[-2::-1]:
+        pattern += pattern  # NumPy shifts bytes in ten times the time
+        pattern += compared.take(bit, axis=0)
+    return pattern
 
 
 class Boosted:
@@ -354,56 +361,60 @@ class Boosted:
         Log-odds before the first tree.
     exact : ndarray of bool, shape (1,)
         Whether the last digit matters, so that XGBoost is always asked.
+    to_columns : ndarray of bool, shape (n columns of the view, n columns of the values view)
+        Which column each comes from: one-hot columns and indicators belong to it.
     **arrays : ndarray
         Of `Trees`, and of `Tables` with ``tables.`` before their names if the trees have few splits.
     """
 
-    def __init__(self, raw: np.ndarray, start: np.ndarray, exact: np.ndarray, **arrays: np.ndarray) -> None:
+    def __init__(self, raw: np.ndarray, start: np.ndarray, exact: np.ndarray, to_columns: np.ndarray, **arrays: np.ndarray) -> None:
         import xgboost
 
         self.booster = xgboost.Booster({"nthread": 1})
         self.booster.load_model(bytearray(raw.tobytes()))
         self.booster.set_param({"nthread": 1})
         tables = {name.removeprefix("tables."): arrays.pop(name) for name in [*arrays] if name.startswith("tables.")}
-        self.tables: Any = Tables(**tables) if tables else None
+        self.tables: Any = Tables(**tables, n_columns=to_columns.shape[1]) if tables else None
         self.trees = Trees(**arrays)
         self.start = start
+        self.to_columns = to_columns.astype(float)
         self.rows_in_numpy = 0 if exact[0] else ROWS_IN_NUMPY
 
-    def p_good(self, X: np.ndarray) -> np.ndarray:
-        """Return P(good), shape (n rows,)."""
+    def p_good(self, X: np.ndarray, compared: np.ndarray | None = None) -> np.ndarray:
+        """Return P(good), shape (n rows,); `Tables.compare` may have ``compared`` the rows before."""
         # In XGBoost's own order and precision: the margin is the same to the last bit, P(good) almost always.
         if len(X) <= self.rows_in_numpy:
             rows = np.empty((len(X), 1 + len(self.trees.roots)), dtype=np.float32)
-            rows[:, 0], rows[:, 1:] = self.start, self.trees.values(X)
+            rows[:, 0], rows[:, 1:] = self.start, self.trees.values(X) if compared is None else self.tables.leaves(compared).T
             margin = np.add.accumulate(rows, axis=1)[:, -1]
         elif self.tables is not None:
-            margin = _in_parts(self._margin_by_tables, X, len(self.trees.roots))
+            compared = self.tables.compare(X) if compared is None else compared
+            margin = _in_parts(self._margin_by_tables, compared.T, len(self.trees.roots))
         else:
             return self.booster.inplace_predict(np.ascontiguousarray(X), validate_features=False).astype(float)
         odds_of_bad = np.exp(-margin.astype(float)).astype(np.float32)
         return (1 / (odds_of_bad + np.float32(1))).astype(float)
 
-    def _margin_by_tables(self, X: np.ndarray) -> np.ndarray:
-        margin = self.start.repeat(len(X))
-        for leaf in self.tables.leaves(X):
+    def _margin_by_tables(self, compared: np.ndarray) -> np.ndarray:
+        margin = self.start.repeat(len(compared))
+        for leaf in self.tables.leaves(compared.T):
             margin += leaf
         return margin
 
-    def margin(self, X: np.ndarray) -> np.ndarray:
+    def margin(self, X: np.ndarray, compared: np.ndarray | None = None) -> np.ndarray:
         """Return the log-odds, shape (n rows,)."""
-        return log_odds(self.p_good(X))
+        return log_odds(self.p_good(X, compared))
 
-    def split(self, X: np.ndarray) -> Split:
-        """Return base and tree SHAP values, shape (n rows, n columns of the view)."""
+    def split(self, X: np.ndarray, compared: np.ndarray | None = None) -> Split:
+        """Return base and tree SHAP values, shape (n rows, n columns of the values view)."""
         if self.tables is not None:
-            return self.tables.base, self.tables.contributions(X)
+            return self.tables.base, self.tables.contributions(self.tables.compare(X) if compared is None else compared)
         from xgboost import DMatrix
 
         found = self.booster.predict(DMatrix(X, nthread=1), pred_contribs=True).astype(float)
         base, parts = float(found[0, -1]), found[:, :-1]
         parts += (self.margin(X) - base - parts.sum(axis=1))[:, np.newaxis] / parts.shape[1]
-        return base, parts
+        return base, parts @ self.to_columns
 
 
 class Kernel:
