@@ -282,12 +282,13 @@ class CompiledScorer:
 
     def _reasons(self, values: np.ndarray, top: int, places: np.ndarray | None, seen: _Seen) -> list[list[Reason]]:
         _, parts = self._contributions(seen)
-        rows = seen.rows
-        cells = np.hstack([values, rows[:, values.shape[1] :]]) if rows.shape[1] > values.shape[1] else values
+        cells, ratios = values, seen.rows[:, values.shape[1] :]
+        if ratios.shape[1]:
+            cells = np.hstack([cells, ratios])
+            places = None if places is None else np.vstack([places, np.zeros(ratios.shape[::-1], dtype=places.dtype)])
         # Isotonic calibration makes a contribution of all cells of a row.
-        known = self._added is not None and len(values) >= ROWS_TO_SEARCH and self._members[0].calibration != "isotonic"
-        alike = places if known else None
-        return self._words.reasons(cells, parts, self.scale.points_per_log_odds, top, alike)
+        alike = self._added is not None and places is not None and self._members[0].calibration != "isotonic"
+        return self._words.reasons(cells, parts, self.scale.points_per_log_odds, top, places, alike=alike)
 
     def _look_up(self, values: np.ndarray, places: np.ndarray | None) -> np.ndarray | None:
         """Return what each cell adds, shape (n rows, n columns), or None where there is nothing to look up."""
