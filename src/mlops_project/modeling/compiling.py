@@ -365,8 +365,9 @@ def _tables(
     split = split.reshape(n_splits, len(trees))
     joined = [_joined(split, of_column) for of_column in parts]
     return {
-        "column": pairs[:, 0].astype(int),
+        "column": pairs[:, 0].astype(int) % len(source),
         "threshold": pairs[:, 1].astype(np.float32),
+        "missing_left": pairs[:, 0] >= len(source),
         "split": split,
         "value": np.array(values, dtype=np.float32),
         "asked": np.concatenate([asked for asked, _ in joined], axis=1),
