@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
     from mlops_project.cells import CellParser
 
+    # Rows as members take them: in the values view, encoded, and what the only member knows of them, if it does: what their
+    # cells add where it is a `Sum`, and what `Tables` ask where it has these.
+    Seen = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
+
 FORMAT = 3
 # Cells per column whose parsed value is remembered, and the longest text among them.
 REMEMBERED = 4096
@@ -80,17 +84,6 @@ class Parsed(NamedTuple):
         return treated, missing
 
 
-class _Seen(NamedTuple):
-    """Rows as the members of a vote take them: in the values view and encoded, and what the only member already knows of them.
-
-    ``known`` is what the cells add where it is a `Sum`, and comparisons where it is trees that have tables.
-    """
-
-    rows: np.ndarray
-    encoded: np.ndarray | None
-    known: np.ndarray | None
-
-
 class CompiledScorer:
     """Scores applicants from a plan.
 
@@ -136,9 +129,12 @@ class CompiledScorer:
         self._encode = Encoding(**_part(arrays, "encoding")) if header["encoded"] else None
         self._members = [_Member(member, _part(arrays, f"member{i}")) for i, member in enumerate(header["members"])]
         self._words = Wording(self.contract, header["value_columns"])
+        # What trees that are looked up ask of rows, P(good) and contributions have in common.
+        form = self._members[0].form if len(self._members) == 1 else None
+        self._tables = form.tables if isinstance(form, Boosted) else None
         # What remembered cells add to the log-odds, by column and place, where the model is a sum over cells; NaN: not known yet.
         self._added = None
-        if len(self._members) == 1 and isinstance(self._members[0].form, Sum) and not len(self._view.numerators):
+        if isinstance(form, Sum) and not len(self._view.numerators):
             self._added = np.full(self._values.shape, math.nan)
         if self.can_explain:
             self._typical, self._mean = arrays["reference.typical"], arrays["reference.mean"]
@@ -249,7 +245,9 @@ class CompiledScorer:
         """Return per row the columns that lower its score most, as `RiskModel.reasons`; raises as `contributions`."""
         return self._reasons(values, top, places, self._see(values, places))
 
-    def explain(self, values: np.ndarray, top: int = 3, places: np.ndarray | None = None) -> tuple[np.ndarray, list[list[Reason]]]:
+    def explain(
+        self, values: np.ndarray, top: int = 3, places: np.ndarray | None = None
+    ) -> tuple[np.ndarray, list[list[Reason]]]:
         """Return `p_good` and `reasons`, in less time than one after the other; raises as `contributions`."""
         seen = self._see(values, places)
         return self._p_good(seen), self._reasons(values, top, places, seen)
@@ -260,34 +258,35 @@ class CompiledScorer:
             raise ValueError("this plan was compiled without a policy, so it decides nothing")
         return self.policy
 
-    def _see(self, values: np.ndarray, places: np.ndarray | None) -> _Seen:
+    def _see(self, values: np.ndarray, places: np.ndarray | None) -> Seen:
         """Return what P(good) and contributions of parsed values have in common."""
         rows = self._view(values)
         known = self._look_up(values, places)
         encoded = None if self._encode is None or known is not None else self._encode(rows)
-        if known is None and len(self._members) == 1:
-            known = self._members[0].compare(rows, encoded)
-        return _Seen(rows, encoded, known)
+        if self._tables is not None:
+            known = self._tables.compare(rows if encoded is None else encoded)
+        return rows, encoded, known
 
-    def _p_good(self, seen: _Seen) -> np.ndarray:
+    def _p_good(self, seen: Seen) -> np.ndarray:
         if len(self._members) == 1:
             return self._members[0].p_good(*seen)
         return np.mean([member.p_good(*seen) for member in self._members], axis=0)
 
-    def _contributions(self, seen: _Seen) -> tuple[float, np.ndarray]:
+    def _contributions(self, seen: Seen) -> tuple[float, np.ndarray]:
         if not self.can_explain:
             raise ValueError(f"the plan of {self.header['name']} has no contributions; ask the model itself")
         base, parts = self._members[0].contributions(seen, self._typical, self._encode)
         return base + float(self._mean.sum()), parts - self._mean
 
-    def _reasons(self, values: np.ndarray, top: int, places: np.ndarray | None, seen: _Seen) -> list[list[Reason]]:
+    def _reasons(self, values: np.ndarray, top: int, places: np.ndarray | None, seen: Seen) -> list[list[Reason]]:
         _, parts = self._contributions(seen)
-        cells, ratios = values, seen.rows[:, values.shape[1] :]
+        cells, ratios = values, seen[0][:, values.shape[1] :]
         if ratios.shape[1]:
             cells = np.hstack([cells, ratios])
             places = None if places is None else np.vstack([places, np.zeros(ratios.shape[::-1], dtype=places.dtype)])
         # Isotonic calibration makes a contribution of all cells of a row.
-        alike = self._added is not None and places is not None and self._members[0].calibration != "isotonic"
+        known = self._added is not None and len(values) >= ROWS_TO_SEARCH and self._members[0].calibration != "isotonic"
+        alike = known and places is not None
         return self._words.reasons(cells, parts, self.scale.points_per_log_odds, top, places, alike=alike)
 
     def _look_up(self, values: np.ndarray, places: np.ndarray | None) -> np.ndarray | None:
@@ -416,16 +415,11 @@ class _Member:
             self.first, self.second = arrays.pop("calibration.first"), arrays.pop("calibration.second")
         self.form: Any = FORMS[header["form"]](**arrays)
 
-    def compare(self, rows: np.ndarray, encoded: np.ndarray | None) -> np.ndarray | None:
-        """Return what trees with tables ask of the rows, None for other forms."""
-        tables = self.form.tables if isinstance(self.form, Boosted) else None
-        return None if tables is None else tables.compare(self._rows(rows, encoded))
-
     def p_good(self, rows: np.ndarray, encoded: np.ndarray | None, known: np.ndarray | None) -> np.ndarray:
         X, given = self._rows(rows, encoded), () if known is None else (known,)
         return self.form.p_good(X, *given) if self.calibration == "none" else self._calibrate(self.form.margin(X, *given))
 
-    def contributions(self, seen: _Seen, typical: np.ndarray, encode: Encoding | None) -> tuple[float, np.ndarray]:
+    def contributions(self, seen: Seen, typical: np.ndarray, encode: Encoding | None) -> tuple[float, np.ndarray]:
         """Return base and parts as `reasons.split` has them."""
         rows, encoded, known = seen
         if self.calibration == "isotonic":

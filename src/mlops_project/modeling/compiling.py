@@ -50,7 +50,7 @@ N_CLEAN = 40
 # Splits per tree up to which contributions are tabulated: those of a full tree of depth 3, which have 128 patterns.
 MAX_SPLITS = 7
 # Log-odds by which a split must move a contribution to count: less is rounding.
-NOTHING = 1e-12
+ROUNDING = 1e-12
 
 
 class NotCompilable(PipelineError):  # noqa: N818 - it is no fault
@@ -344,7 +344,11 @@ def _boosted(booster: Booster, to_columns: np.ndarray, *, exact: bool) -> Arrays
 
 
 def _tables(
-    trees: Sequence[tuple[np.ndarray, ...]], weights: Sequence[np.ndarray], n_splits: int, to_columns: np.ndarray, start: np.ndarray
+    trees: Sequence[tuple[np.ndarray, ...]],
+    weights: Sequence[np.ndarray],
+    n_splits: int,
+    to_columns: np.ndarray,
+    start: np.ndarray,
 ) -> Arrays:
     """Tabulate leaves and path-dependent tree SHAP values, as `forms.Tables` takes them; ``weights`` reached each node."""
     comparison = np.zeros((n_splits, len(trees), 2))
@@ -387,7 +391,7 @@ def _joined(split: np.ndarray, parts: Sequence[tuple[int, np.ndarray]]) -> tuple
     """
     pattern = np.arange(2 ** len(split))
     moving = [  # the splits that matter to each part
-        (tree, [i for i in range(len(split)) if np.abs(part[pattern ^ 1 << i] - part).max() > NOTHING], part)
+        (tree, [i for i in range(len(split)) if np.abs(part[pattern ^ 1 << i] - part).max() > ROUNDING], part)
         for tree, part in parts
     ]
     tables: list[tuple[list[int], np.ndarray]] = []
@@ -404,8 +408,8 @@ def _joined(split: np.ndarray, parts: Sequence[tuple[int, np.ndarray]]) -> tuple
         bits = [(pattern >> asked.index(split[i, tree]) & 1) << i for i in splits]
         joined += part[np.sum(bits, axis=0, dtype=int)]
     # What bits say that no part asks does not matter.
-    filled = [asked + [0] * (Tables.BITS - len(asked)) for asked, _ in tables]
-    return np.array(filled, dtype=int).reshape(-1, Tables.BITS).T, np.array([part for _, part in tables]).reshape(-1, len(pattern))
+    filled = np.array([asked + [0] * (Tables.BITS - len(asked)) for asked, _ in tables], dtype=int)
+    return filled.reshape(-1, Tables.BITS).T, np.array([joined for _, joined in tables]).reshape(-1, len(pattern))
 
 
 def _expectations(

@@ -372,7 +372,7 @@ def _patterns(compared: np.ndarray, asked: np.ndarray) -> np.ndarray:
 def _look_up(tables: np.ndarray, patterns: np.ndarray) -> np.ndarray:
     """Return of each of n tables, shape (n, size), what ``patterns``, uint8 of shape (n, n rows), say; of their shape."""
     # Of two bytes where they are enough: NumPy widens them while it takes.
-    kind = np.uint16 if tables.size <= 2**16 else np.intp
+    kind: Any = np.uint16 if tables.size <= 2**16 else np.intp
     at = patterns.astype(kind)
     at += np.arange(0, tables.size, tables.shape[1], dtype=kind)[:, np.newaxis]
     return tables.ravel().take(at)
@@ -395,7 +395,9 @@ class Boosted:
         Of `Trees`, and of `Tables` with ``tables.`` before their names if the trees have few splits.
     """
 
-    def __init__(self, raw: np.ndarray, start: np.ndarray, exact: np.ndarray, to_columns: np.ndarray, **arrays: np.ndarray) -> None:
+    def __init__(
+        self, raw: np.ndarray, start: np.ndarray, exact: np.ndarray, to_columns: np.ndarray, **arrays: np.ndarray
+    ) -> None:
         import xgboost
 
         self.booster = xgboost.Booster({"nthread": 1})

@@ -276,7 +276,7 @@ class Wording:
             unit = f" {column.unit}" if column and column.unit else ""
             self._columns.append((name, english, contract.code_labels.get(name, {}), unit))
         # By column, cell and points, or by place and points.
-        self._said: dict[tuple[int, float, int] | int, Reason] = {}
+        self._said: dict[tuple[int, float | None, int] | int, Reason] = {}
 
     def __len__(self) -> int:
         return len(self._columns)
@@ -320,12 +320,10 @@ class Wording:
         at, columns, contributions = at[against], worst[against], heaviest[against]
         of_cells, points = cells.T.ravel().take(at), points_per_log_odds * contributions
         lost = np.rint(-points).astype(int)
-        keys: list[Any]
+        keys: Any
         if places is None:
-            gaps = np.isnan(of_cells)  # NaN is not equal to itself
-            known = np.ones(len(at), dtype=bool)
-            keyed = np.where(gaps, ~columns, columns), np.where(gaps, 0, of_cells), lost
-            keys = list(zip(*(key.tolist() for key in keyed), strict=True))
+            named = [None if cell != cell else cell for cell in of_cells.tolist()]  # noqa: PLR0124 - NaN is not equal to itself
+            keys, known = list(zip(columns.tolist(), named, lost.tolist(), strict=True)), None
         else:
             known = places.ravel().take(at)
             keys = (known if alike else known + (lost + 1 << PLACE_BITS)).tolist()
@@ -333,12 +331,14 @@ class Wording:
         if not all(found):
             for i in [i for i, said in enumerate(found) if said is None]:
                 found[i] = self._say(*(of_all[i].item() for of_all in (columns, of_cells, lost, contributions, points)))
-                if known[i] and len(self._said) < REMEMBERED:
+                if (known is None or known[i]) and len(self._said) < REMEMBERED:
                     self._said[keys[i]] = found[i]
         if not alike:
             numbers = zip(found, contributions.tolist(), points.tolist(), strict=True)
             found = [Reason(said.column, said.code, contribution, fewer, said.text) for said, contribution, fewer in numbers]
-        ends = np.cumsum(against.sum(axis=1)).tolist()
+        if len(parts) == 1:
+            return [found]
+        ends = against.T.copy().sum(axis=0).cumsum().tolist()
         return [found[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     def _say(self, place: int, cell: float, lost: int, contribution: float, points: float) -> Reason:
