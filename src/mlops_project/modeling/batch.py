@@ -219,8 +219,8 @@ def _predictor(model: RiskModel, *, details: bool, reasons: int) -> Callable[[di
     def by_plan(scorer: CompiledScorer, cells: dict[str, Sequence[Any]]) -> dict[str, Any]:
         values = scorer.parse_columns(cells).values
         if reasons and scorer.can_explain:
-            p_good, why = scorer.explain(values, reasons)
-            return prediction_columns(p_good, scale, why, reasons)
+            p_good, found = scorer.explain(values, reasons)
+            return prediction_columns(p_good, scale, found, reasons)
         why = model.reasons(_frame(cells), reasons) if reasons else None
         return prediction_columns(scorer.p_good(values), scale, why, reasons)
 
