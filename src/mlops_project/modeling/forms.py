@@ -375,7 +375,7 @@ def _look_up(tables: np.ndarray, patterns: np.ndarray) -> np.ndarray:
     kind: Any = np.uint16 if tables.size <= 2**16 else np.intp
     at = patterns.astype(kind)
     at += np.arange(0, tables.size, tables.shape[1], dtype=kind)[:, np.newaxis]
-    return tables.ravel().take(at)
+    return tables.ravel().take(at, mode="wrap")  # none is outside, and looking costs more
 
 
 class Boosted:
