@@ -23,7 +23,7 @@ MAX_CELLS = 100_000
 # From so many rows on, one search per column is faster than one comparison of everything.
 ROWS_TO_SEARCH = 64
 # Tables in which many rows are looked up at a time, so that what is found is added while it is in the cache.
-TABLES = 64
+TABLES = 48
 # Up to so many rows trees are faster in NumPy than through XGBoost's interface.
 ROWS_IN_NUMPY = 24
 
@@ -315,8 +315,15 @@ class Tables:
         self.value, self.part, self.base, self.n_columns = value, part, float(base[0]), n_columns
         self.firsts = np.flatnonzero(np.diff(receiver, prepend=-1))
         self.receivers = receiver[self.firsts]
-        # Of a row's patterns, in cells of eight bytes.
-        self._width = 1 + max(split.shape[1], asked.shape[1]) // 8
+        # What is taken at a time, and for which column.
+        ends = [*self.firsts[1:].tolist(), len(part)]
+        self.blocks = [
+            (receiver, slice(i, min(i + TABLES, end)))
+            for receiver, first, end in zip(self.receivers.tolist(), self.firsts.tolist(), ends, strict=True)
+            for i in range(first, end, TABLES)
+        ]
+        # Patterns are bytes, of which a processor caches as many as of two floats.
+        self._width = 1 + max(split.shape[1], asked.shape[1]) // 16
 
     def compare(self, X: np.ndarray) -> np.ndarray:
         """Return whether each comparison holds, uint8 of shape (n comparisons, n rows): all that the tables ask of rows."""
@@ -352,10 +359,9 @@ class Tables:
         out = np.zeros((self.n_columns, len(compared)))
         if len(compared) < ROWS_TO_SEARCH:
             out[self.receivers] = np.add.reduceat(_look_up(self.part, patterns), self.firsts, axis=0)
-        else:  # what is in a processor's cache is added in a fourth of the time
-            ends = [*self.firsts[1:].tolist(), len(patterns)]
-            for receiver, first, end in zip(self.receivers.tolist(), self.firsts.tolist(), ends, strict=True):
-                out[receiver] = _look_up(self.part[first:end], patterns[first:end]).sum(axis=0)
+        else:
+            for receiver, tables in self.blocks:
+                out[receiver] += _look_up(self.part[tables], patterns[tables]).sum(axis=0)
         return out.T
 
 
