@@ -93,6 +93,33 @@ def test_the_answer_does_not_depend_on_who_else_is_asked(
         np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-7 if model in ("xgboost", "blend") else 1e-14)
 
 
+def test_tables_of_many_trees_say_what_xgboost_says(
+    applicants: Applicants, contract: Contract, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than two bytes count, for few rows, for many and in parts; some cells are missing."""
+    models = replace(params.models, xgboost_monotone=replace(params.models.xgboost_monotone, n_estimators=600))
+    train, preprocessor = replace(params.train, model="xgboost_monotone"), build_preprocessor(contract, params.featurize)
+    fitted = fit(applicants.table[:300], applicants.target[:300], preprocessor, contract, train, models)
+    scorer = compile_model(fitted)
+    form = scorer._members[0].form
+    assert form.tables.value.size > 2**16 < form.tables.part.size
+    values = contract.parse_features(applicants.table[300:]).values
+    assert np.isnan(values).any()
+    base, expected = fitted.contributions(applicants.table[300:])
+    margin = form.booster.inplace_predict(values, predict_type="margin")
+    for n in (1, ROWS_IN_NUMPY + 1, ROWS_TO_SEARCH, len(values)):
+        compared = form.tables.compare(values[:n])
+        np.testing.assert_array_equal(form.tables.margin(form.start, compared), margin[:n])
+        p_good, _ = scorer.explain(values[:n])
+        np.testing.assert_array_equal(p_good, scorer.p_good(values[:n]))
+        found_base, found = scorer.contributions(values[:n])
+        assert found_base == pytest.approx(base, abs=1e-6)
+        np.testing.assert_allclose(found, expected[:n], atol=1e-6)
+    monkeypatch.setattr(forms, "MAX_CELLS", 2_000)
+    np.testing.assert_array_equal(scorer.p_good(values), p_good)
+    np.testing.assert_allclose(scorer.contributions(values)[1], found, atol=1e-6)
+
+
 @pytest.mark.parametrize("model", ["random_forest", "svm"])
 def test_parts_change_nothing(
     model: str, applicants: Applicants, contract: Contract, params: Params, monkeypatch: pytest.MonkeyPatch

@@ -124,8 +124,9 @@ def test_a_model_without_a_compiled_form_answers_through_its_pipeline(copied, tr
     table = raw_table.iloc[:30]
     parsed = served.scorer.parse(table.to_dict("records"))
     model = trained().model
-    assert served.scorer.p_good(parsed.values) == pytest.approx(model.predict_proba(table)[:, 1], abs=1e-12)
-    assert served.reasons(parsed, 2) == model.reasons(table, 2)
+    p_good, reasons = served.explain(parsed, 2)
+    assert p_good == pytest.approx(model.predict_proba(table)[:, 1], abs=1e-12)
+    assert reasons == model.reasons(table, 2)
 
 
 # --- exchange

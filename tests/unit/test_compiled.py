@@ -230,6 +230,9 @@ def test_what_remembered_cells_add_is_looked_up(
         assert (places > 0).mean() > 0.5
         np.testing.assert_allclose(scorer.p_good(values, places), scorer.p_good(values), atol=1e-14)
         assert scorer.reasons(values, 5, places) == scorer.reasons(values, 5)
+        p_good, reasons = scorer.explain(values, 5, places)
+        np.testing.assert_array_equal(p_good, scorer.p_good(values, places))
+        assert reasons == scorer.reasons(values, 5)
 
 
 def test_without_a_policy_nothing_is_decided(model: RiskModel) -> None:
@@ -270,7 +273,7 @@ def test_what_is_no_plan_is_refused(scorer: CompiledScorer, tmp_path: Path) -> N
             CompiledScorer.load(path)
     header = np.frombuffer(json.dumps(scorer.header | {"format": 0}).encode(), dtype=np.uint8)
     np.savez(path, header=header, **dict(scorer.arrays))
-    with pytest.raises(PipelineError, match="found plan format 0, expected 2"):
+    with pytest.raises(PipelineError, match="found plan format 0, expected 3"):
         CompiledScorer.load(path)
     np.savez(path, header=np.array([object()]))
     with pytest.raises(PipelineError, match="cannot be read as a plan"):

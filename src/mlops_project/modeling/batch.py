@@ -217,9 +217,11 @@ def _predictor(model: RiskModel, *, details: bool, reasons: int) -> Callable[[di
         return prediction_columns(model.predict_proba(table)[:, 1], scale, why, reasons)
 
     def by_plan(scorer: CompiledScorer, cells: dict[str, Sequence[Any]]) -> dict[str, Any]:
-        values, why = scorer.parse_columns(cells).values, None
-        if reasons:
-            why = scorer.reasons(values, reasons) if scorer.can_explain else model.reasons(_frame(cells), reasons)
+        values = scorer.parse_columns(cells).values
+        if reasons and scorer.can_explain:
+            p_good, found = scorer.explain(values, reasons)
+            return prediction_columns(p_good, scale, found, reasons)
+        why = model.reasons(_frame(cells), reasons) if reasons else None
         return prediction_columns(scorer.p_good(values), scale, why, reasons)
 
     return by_model if scorer is None else partial(by_plan, scorer)

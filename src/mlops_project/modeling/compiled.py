@@ -19,7 +19,7 @@ import numpy as np
 from mlops_project.cells import MISSING, VALID
 from mlops_project.errors import PipelineError
 from mlops_project.files import atomic_path
-from mlops_project.modeling.forms import FORMS, ROWS_TO_SEARCH, Encoding, RowView, Sum, sigmoid
+from mlops_project.modeling.forms import FORMS, ROWS_TO_SEARCH, Boosted, Encoding, RowView, Sum, sigmoid
 from mlops_project.modeling.policy import Policy
 from mlops_project.modeling.reasons import Reason, Wording, map_sums
 from mlops_project.modeling.scale import ScoreScale, log_odds
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
     from mlops_project.cells import CellParser
 
-FORMAT = 2
+    # Rows as members take them: in the values view, encoded, and what the only member knows of them, if it does: what their
+    # cells add where it is a `Sum`, and what `Tables` ask where it has these.
+    Seen = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
+
+FORMAT = 3
 # Cells per column whose parsed value is remembered, and the longest text among them.
 REMEMBERED = 4096
 LONGEST = 24
@@ -125,14 +129,15 @@ class CompiledScorer:
         self._encode = Encoding(**_part(arrays, "encoding")) if header["encoded"] else None
         self._members = [_Member(member, _part(arrays, f"member{i}")) for i, member in enumerate(header["members"])]
         self._words = Wording(self.contract, header["value_columns"])
+        # What trees that are looked up ask of rows, P(good) and contributions have in common.
+        form = self._members[0].form if len(self._members) == 1 else None
+        self._tables = form.tables if isinstance(form, Boosted) else None
         # What remembered cells add to the log-odds, by column and place, where the model is a sum over cells; NaN: not known yet.
         self._added = None
-        if len(self._members) == 1 and isinstance(self._members[0].form, Sum) and not len(self._view.numerators):
+        if isinstance(form, Sum) and not len(self._view.numerators):
             self._added = np.full(self._values.shape, math.nan)
         if self.can_explain:
             self._typical, self._mean = arrays["reference.typical"], arrays["reference.mean"]
-            source = self._encode.source if self._encode is not None and self._members[0].view == "encoded" else None
-            self._to_columns = None if source is None else (source[:, None] == np.arange(len(self._words))).astype(float)
 
     @classmethod
     def load(cls, path: str | Path, *, lean: bool = False) -> CompiledScorer:
@@ -207,14 +212,7 @@ class CompiledScorer:
 
     def p_good(self, values: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
         """Return P(good) of parsed values, shape (n rows,); with their ``places`` it is faster."""
-        parts = self._look_up(values, places)
-        if parts is not None:
-            return self._members[0].p_good_of(parts)
-        rows = self._view(values)
-        encoded = None if self._encode is None else self._encode(rows)
-        if len(self._members) == 1:
-            return self._members[0].p_good(rows, encoded)
-        return np.mean([member.p_good(rows, encoded) for member in self._members], axis=0)
+        return self._p_good(self._see(values, places))
 
     def score(self, p_good: np.ndarray) -> np.ndarray:
         """Return points on the model's scale, shape (n rows,): higher is safer."""
@@ -241,17 +239,18 @@ class CompiledScorer:
         ValueError
             If `can_explain` is false.
         """
-        base, parts, _ = self._explain(values)
-        return base, parts
+        return self._contributions(self._see(values, None))
 
     def reasons(self, values: np.ndarray, top: int = 3, places: np.ndarray | None = None) -> list[list[Reason]]:
         """Return per row the columns that lower its score most, as `RiskModel.reasons`; raises as `contributions`."""
-        _, parts, rows = self._explain(values, places)
-        cells = np.hstack([values, rows[:, values.shape[1] :]]) if rows.shape[1] > values.shape[1] else values
-        # Isotonic calibration makes a contribution of all cells of a row.
-        known = self._added is not None and len(values) >= ROWS_TO_SEARCH and self._members[0].calibration != "isotonic"
-        alike = places if known else None
-        return self._words.reasons(cells, parts, self.scale.points_per_log_odds, top, alike)
+        return self._reasons(values, top, places, self._see(values, places))
+
+    def explain(
+        self, values: np.ndarray, top: int = 3, places: np.ndarray | None = None
+    ) -> tuple[np.ndarray, list[list[Reason]]]:
+        """Return `p_good` and `reasons`, in less time than one after the other; raises as `contributions`."""
+        seen = self._see(values, places)
+        return self._p_good(seen), self._reasons(values, top, places, seen)
 
     @property
     def _policy(self) -> Policy:
@@ -259,14 +258,36 @@ class CompiledScorer:
             raise ValueError("this plan was compiled without a policy, so it decides nothing")
         return self.policy
 
-    def _explain(self, values: np.ndarray, places: np.ndarray | None = None) -> tuple[float, np.ndarray, np.ndarray]:
+    def _see(self, values: np.ndarray, places: np.ndarray | None) -> Seen:
+        """Return what P(good) and contributions of parsed values have in common."""
+        rows = self._view(values)
+        known = self._look_up(values, places)
+        encoded = None if self._encode is None or known is not None else self._encode(rows)
+        if self._tables is not None:
+            known = self._tables.compare(rows if encoded is None else encoded)
+        return rows, encoded, known
+
+    def _p_good(self, seen: Seen) -> np.ndarray:
+        if len(self._members) == 1:
+            return self._members[0].p_good(*seen)
+        return np.mean([member.p_good(*seen) for member in self._members], axis=0)
+
+    def _contributions(self, seen: Seen) -> tuple[float, np.ndarray]:
         if not self.can_explain:
             raise ValueError(f"the plan of {self.header['name']} has no contributions; ask the model itself")
-        rows = self._view(values)
-        member = self._members[0]
-        known = self._look_up(values, places)
-        base, parts = member.contributions(rows, self._typical, self._encode, self._to_columns, known)
-        return base + float(self._mean.sum()), parts - self._mean, rows
+        base, parts = self._members[0].contributions(seen, self._typical, self._encode)
+        return base + float(self._mean.sum()), parts - self._mean
+
+    def _reasons(self, values: np.ndarray, top: int, places: np.ndarray | None, seen: Seen) -> list[list[Reason]]:
+        _, parts = self._contributions(seen)
+        cells, ratios = values, seen[0][:, values.shape[1] :]
+        if ratios.shape[1]:
+            cells = np.hstack([cells, ratios])
+            places = None if places is None else np.vstack([places, np.zeros(ratios.shape[::-1], dtype=places.dtype)])
+        # Isotonic calibration makes a contribution of all cells of a row.
+        known = self._added is not None and len(values) >= ROWS_TO_SEARCH and self._members[0].calibration != "isotonic"
+        alike = known and places is not None
+        return self._words.reasons(cells, parts, self.scale.points_per_log_odds, top, places, alike=alike)
 
     def _look_up(self, values: np.ndarray, places: np.ndarray | None) -> np.ndarray | None:
         """Return what each cell adds, shape (n rows, n columns), or None where there is nothing to look up."""
@@ -396,40 +417,26 @@ class _Member:
             self.first, self.second = arrays.pop("calibration.first"), arrays.pop("calibration.second")
         self.form: Any = FORMS[header["form"]](**arrays)
 
-    def p_good(self, rows: np.ndarray, encoded: np.ndarray | None) -> np.ndarray:
-        X: Any = encoded if self.view == "encoded" else rows
-        return self.form.p_good(X) if self.calibration == "none" else self._calibrate(self.form.margin(X))
+    def p_good(self, rows: np.ndarray, encoded: np.ndarray | None, known: np.ndarray | None) -> np.ndarray:
+        X, given = self._rows(rows, encoded), () if known is None else (known,)
+        return self.form.p_good(X, *given) if self.calibration == "none" else self._calibrate(self.form.margin(X, *given))
 
-    def p_good_of(self, parts: np.ndarray) -> np.ndarray:
-        """Return P(good) of what columns add, where the form is a `Sum`."""
-        margin = self.form.intercept + parts.sum(axis=1)
-        return sigmoid(margin) if self.calibration == "none" else self._calibrate(margin)
-
-    def contributions(
-        self,
-        rows: np.ndarray,
-        typical: np.ndarray,
-        encode: Encoding | None,
-        to_columns: np.ndarray | None,
-        known: np.ndarray | None = None,
-    ) -> tuple[float, np.ndarray]:
-        """Return base and parts as `reasons.split` has them; where the form is a `Sum` its parts may be ``known``."""
+    def contributions(self, seen: Seen, typical: np.ndarray, encode: Encoding | None) -> tuple[float, np.ndarray]:
+        """Return base and parts as `reasons.split` has them."""
+        rows, encoded, known = seen
         if self.calibration == "isotonic":
             rows, known = np.vstack([typical, rows]), None
-        if known is not None:
-            found = self.form.intercept, known
-        else:
-            found = self.form.split(encode(rows) if encode is not None and self.view == "encoded" else rows)
-        assert found is not None, "asked only where `can_explain`"
-        base, parts = found
-        if to_columns is not None:  # one-hot columns and indicators belong to the column that they come from
-            parts = parts @ to_columns
+            encoded = None if encode is None else encode(rows)
+        base, parts = self.form.split(self._rows(rows, encoded), known)
         if self.calibration == "none":
             return base, parts
         if self.calibration == "sigmoid":
             slope, intercept = float(self.first[0]), float(self.second[0])
             return slope * base + intercept, slope * parts
         return map_sums(lambda margins: log_odds(self._calibrate(margins)), base + parts[0].sum(), parts[1:] - parts[0])
+
+    def _rows(self, rows: np.ndarray, encoded: np.ndarray | None) -> Any:
+        return encoded if self.view == "encoded" else rows
 
     def _calibrate(self, margins: np.ndarray) -> np.ndarray:
         if self.calibration == "sigmoid":

@@ -18,6 +18,7 @@ from mlops_project.errors import PipelineError
 from mlops_project.modeling.calibration import Calibrated, Sigmoid
 from mlops_project.modeling.compiled import FORMAT, CompiledScorer, contract_to_plan
 from mlops_project.modeling.ensemble import SoftVote
+from mlops_project.modeling.forms import Tables
 from mlops_project.modeling.scorecard import Scorecard
 from mlops_project.preprocessing import encoding_of, value_columns
 
@@ -48,6 +49,8 @@ STRANGE = (
 N_CLEAN = 40
 # Splits per tree up to which contributions are tabulated: those of a full tree of depth 3, which have 128 patterns.
 MAX_SPLITS = 7
+# Log-odds by which a split must move a contribution to count: less is rounding.
+ROUNDING = 1e-12
 
 
 class NotCompilable(PipelineError):  # noqa: N818 - it is no fault
@@ -231,7 +234,10 @@ def _member(
     elif isinstance(classifier, (SVC, CalibratedClassifierCV)):
         form, arrays = "kernel", _kernel(classifier)
     elif hasattr(classifier, "get_booster"):
-        form, arrays = "boosted", _boosted(classifier.get_booster(), exact=calibration == "isotonic")
+        n_columns = len(value_columns(pipeline).names)
+        source = np.arange(n_columns) if features is None else features.source_columns()
+        to_columns = source[:, np.newaxis] == np.arange(n_columns)
+        form, arrays = "boosted", _boosted(classifier.get_booster(), to_columns, exact=calibration == "isotonic")
     else:
         raise _not_compilable(classifier)
     return {"form": form, "view": view, "calibration": calibration}, arrays | of_calibration
@@ -313,7 +319,7 @@ def _forest(trees: list[DecisionTreeClassifier]) -> Arrays:
     return _trees(parts)
 
 
-def _boosted(booster: Booster, *, exact: bool) -> Arrays:
+def _boosted(booster: Booster, to_columns: np.ndarray, *, exact: bool) -> Arrays:
     learner = json.loads(booster.save_raw("json"))["learner"]
     trees = learner["gradient_booster"]["model"]["trees"]
     parts, asked = [], []
@@ -328,44 +334,82 @@ def _boosted(booster: Booster, *, exact: bool) -> Arrays:
     # A probability, in brackets from XGBoost 3.1 on.
     start = np.array([learner["learner_model_param"]["base_score"].strip("[]")], dtype=np.float32)
     raw = {"raw": np.frombuffer(bytes(booster.save_raw("ubj")), dtype=np.uint8), "exact": np.array([exact])}
+    raw["to_columns"] = to_columns
     arrays = raw | {"start": -np.log(1 / start - 1)} | _trees(parts)
     n_splits = max((left >= 0).sum() for left, *_ in parts)
     if 0 < n_splits <= MAX_SPLITS and not exact:
-        arrays |= {
-            f"tables.{name}": array
-            for name, array in _tables(parts, asked, int(n_splits), booster.num_features(), arrays["start"]).items()
-        }
+        tables = _tables(parts, asked, int(n_splits), to_columns, arrays["start"])
+        arrays |= {f"tables.{name}": array for name, array in tables.items()}
     return arrays
 
 
 def _tables(
-    trees: Sequence[tuple[np.ndarray, ...]], weights: Sequence[np.ndarray], n_splits: int, n_columns: int, start: np.ndarray
+    trees: Sequence[tuple[np.ndarray, ...]],
+    weights: Sequence[np.ndarray],
+    n_splits: int,
+    to_columns: np.ndarray,
+    start: np.ndarray,
 ) -> Arrays:
     """Tabulate leaves and path-dependent tree SHAP values, as `forms.Tables` takes them; ``weights`` reached each node."""
     comparison = np.zeros((n_splits, len(trees), 2))
     comparison[:, :, 1] = -np.inf  # a split that a tree does not have: nothing is below
-    values, parts, base = [], [], float(start[0])
+    source = to_columns.argmax(axis=1)
+    values, base = [], float(start[0])
+    parts: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(to_columns.shape[1])]
     for i, ((left, right, feature, threshold, missing_left, value), weight) in enumerate(zip(trees, weights, strict=True)):
         splits = np.flatnonzero(left >= 0)
-        comparison[: len(splits), i, 0] = feature[splits] + n_columns * missing_left[splits]
+        comparison[: len(splits), i, 0] = feature[splits] + len(source) * missing_left[splits]
         comparison[: len(splits), i, 1] = threshold[splits]
-        columns = np.unique(feature[splits])
         expected = _expectations(left, right, feature, value, weight, n_splits)
         base += expected[0, 0]
         values.append(expected[-1])  # all columns are known
-        parts += [(column, i, part) for column, part in zip(columns, _shapley(expected), strict=True)]
-    parts.sort(key=lambda part: part[:2])
+        for column, part in zip(np.unique(feature[splits]), _shapley(expected), strict=True):
+            parts[source[column]].append((i, part))
     pairs, split = np.unique(comparison.reshape(-1, 2), axis=0, return_inverse=True)
+    split = split.reshape(n_splits, len(trees))
+    joined = [_joined(split, of_column) for of_column in parts]
     return {
-        "column": pairs[:, 0].astype(int),
+        "column": pairs[:, 0].astype(int) % len(source),
         "threshold": pairs[:, 1].astype(np.float32),
-        "split": split.reshape(n_splits, len(trees)),
+        "missing_left": pairs[:, 0] >= len(source),
+        "split": split,
         "value": np.array(values, dtype=np.float32),
-        "tree": np.array([tree for _, tree, _ in parts]),
-        "receiver": np.array([column for column, *_ in parts]),
-        "part": np.array([part for *_, part in parts], dtype=np.float32),
+        "asked": np.concatenate([asked for asked, _ in joined], axis=1),
+        "part": np.concatenate([part for _, part in joined]).astype(np.float32),
+        "receiver": np.repeat(np.arange(len(joined)), [len(part) for _, part in joined]),
         "base": np.array([base]),
     }
+
+
+def _joined(split: np.ndarray, parts: Sequence[tuple[int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Join contributions to one column, each: tree and contribution by its pattern, into few tables of more comparisons.
+
+    Returns
+    -------
+    asked : ndarray of int, shape (BITS, n tables)
+    part : ndarray of shape (n tables, 2 ** BITS)
+    """
+    pattern = np.arange(2 ** len(split))
+    moving = [  # the splits that matter to each part
+        (tree, [i for i in range(len(split)) if np.abs(part[pattern ^ 1 << i] - part).max() > ROUNDING], part)
+        for tree, part in parts
+    ]
+    tables: list[tuple[list[int], np.ndarray]] = []
+    pattern = np.arange(2**Tables.BITS)
+    # The largest first, each to the table that it fits best.
+    for tree, splits, part in sorted(moving, key=lambda found: -len(found[1])):
+        asks = dict.fromkeys(split[splits, tree].tolist())
+        grown = [(len(asks.keys() - asked), i) for i, (asked, _) in enumerate(tables)]
+        room = [(more, i) for more, i in grown if more + len(tables[i][0]) <= Tables.BITS]
+        if not room:
+            tables.append(([], np.zeros(len(pattern))))
+        asked, joined = tables[min(room)[1] if room else -1]
+        asked += [comparison for comparison in asks if comparison not in asked]
+        bits = [(pattern >> asked.index(split[i, tree]) & 1) << i for i in splits]
+        joined += part[np.sum(bits, axis=0, dtype=int)]
+    # What bits say that no part asks does not matter.
+    filled = np.array([asked + [0] * (Tables.BITS - len(asked)) for asked, _ in tables], dtype=int)
+    return filled.reshape(-1, Tables.BITS).T, np.array([joined for _, joined in tables]).reshape(-1, len(pattern))
 
 
 def _expectations(

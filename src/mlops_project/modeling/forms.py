@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MAX_CELLS = 100_000
 # From so many rows on, one search per column is faster than one comparison of everything.
 ROWS_TO_SEARCH = 64
+# Tables in which many rows are looked up at a time, so that what is found is added while it is in the cache.
+TABLES = 48
 # Up to so many rows trees are faster in NumPy than through XGBoost's interface.
 ROWS_IN_NUMPY = 24
 
@@ -95,23 +97,19 @@ class Encoding(NamedTuple):
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Return encoded rows, float of shape (n rows, n encoded columns)."""
-        gaps = np.isnan(values) | self.empty
+        # Column by column, as rows lie that are many.
+        cells = values.T
+        gaps = np.isnan(cells) | self.empty[:, np.newaxis]
         first, last = len(self.numbers), len(self.numbers) + len(self.code)
-        out = np.empty((len(values), last + (len(self.empty) if self.indicators[0] else 0)))
-        numbers = np.where(gaps[:, self.numbers], self.filled, values[:, self.numbers])
-        numbers -= self.center
-        np.divide(numbers, self.spread, out=out[:, :first])
-        codes = np.where(gaps[:, self.coded], self.filled_code, values[:, self.coded])
-        out[:, first:last] = codes[:, self.place] == self.code
+        out = np.empty((last + (len(self.empty) if self.indicators[0] else 0), len(values)))
+        numbers = np.where(gaps[self.numbers], self.filled[:, np.newaxis], cells[self.numbers])
+        numbers -= self.center[:, np.newaxis]
+        np.divide(numbers, self.spread[:, np.newaxis], out=out[:first])
+        codes = np.where(gaps[self.coded], self.filled_code[:, np.newaxis], cells[self.coded])
+        out[first:last] = codes[self.place] == self.code[:, np.newaxis]
         if self.indicators[0]:
-            out[:, last:] = gaps
-        return out
-
-    @property
-    def source(self) -> np.ndarray:
-        """Position of the column that each encoded column comes from, int of shape (n encoded columns,)."""
-        indicated = np.arange(len(self.empty) if self.indicators[0] else 0)
-        return np.concatenate([self.numbers, self.coded[self.place], indicated]).astype(int)
+            out[last:] = gaps
+        return out.T
 
 
 class Sum:
@@ -153,23 +151,23 @@ class Sum:
             levels = missing[i] + np.cumsum(rise[column == i])
             self.levels.append((np.append(start[column == i], np.nan), np.append(levels, missing[i])))
 
-    def margin(self, values: np.ndarray) -> np.ndarray:
-        """Return the log-odds, shape (n rows,)."""
-        if len(values) >= ROWS_TO_SEARCH:
-            return self.intercept + self._parts(values).sum(axis=1)
+    def margin(self, values: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+        """Return the log-odds, shape (n rows,); what each column adds may be ``known``."""
+        if known is not None or len(values) >= ROWS_TO_SEARCH:
+            return self.intercept + self.split(values, known)[1].sum(axis=1)
         reached = values[:, self.column] >= self.start  # never where missing
         out = self.base + reached @ self.rise
         if len(self.straight):
             out += self._lines(values[:, self.straight], self.straight).sum(axis=1)
         return out
 
-    def p_good(self, values: np.ndarray) -> np.ndarray:
+    def p_good(self, values: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """Return P(good), shape (n rows,)."""
-        return sigmoid(self.margin(values))
+        return sigmoid(self.margin(values, known))
 
-    def split(self, values: np.ndarray) -> Split:
+    def split(self, values: np.ndarray, known: np.ndarray | None = None) -> Split:
         """Return the intercept and what each column adds, shape (n rows, n columns)."""
-        return self.intercept, self._parts(values)
+        return self.intercept, self._parts(values) if known is None else known
 
     def part(self, i: int, values: np.ndarray) -> np.ndarray:
         """Return what column ``i`` adds, shape (n rows,); its ``values`` are those of the view."""
@@ -229,7 +227,7 @@ class Trees:
     def values(self, X: np.ndarray) -> np.ndarray:
         """Return the value of the leaf that each row reaches in each tree, shape (n rows, n trees)."""
         with np.errstate(over="ignore"):
-            X = X.astype(np.float32)
+            X = X.astype(np.float32, order="C")
         rows = np.arange(len(X))[:, np.newaxis]
         gaps = np.isnan(X).any()
         node = np.broadcast_to(self.roots, (len(X), len(self.roots)))
@@ -264,83 +262,126 @@ class Tables:
     """Trees of few splits, looked up: what they add to the log-odds, and their tree SHAP values.
 
     The ways in which a row goes at all splits of a tree make a pattern, and to each pattern belongs a leaf, and one contribution
-    per column that the tree asks. So nothing is left to do but to compare and to add [1]_.
+    per column that the tree asks. So nothing is left to do but to compare and to add [1]_. A contribution depends only on the
+    splits above and below those of its column, and trees ask the same again and again: so the contributions to a column
+    are tabulated together where they ask up to `BITS` comparisons.
 
     Parameters
     ----------
     column : ndarray of int, shape (n comparisons,)
-        What is compared: a column of the view with missing values infinite, or, n columns further, minus infinite.
+        The column of the view that is compared.
     threshold : ndarray of float32, shape (n comparisons,)
+        What a value is below for the comparison to hold.
+    missing_left : ndarray of bool, shape (n comparisons,)
+        Whether it holds for a missing value.
     split : ndarray of int, shape (n splits, n trees)
         The comparison that each split of a tree asks.
     value : ndarray of float32, shape (n trees, 2 ** n splits)
         Of the leaf, by pattern, whose bits are the splits at which a row goes left.
-    tree : ndarray of int, shape (n parts,)
-    receiver : ndarray of int, shape (n parts,)
-        The column that a part of a tree belongs to, rising.
-    part : ndarray of float32, shape (n parts, 2 ** n splits)
+    asked : ndarray of int, shape (BITS, n parts)
+        The comparisons that each table of contributions asks.
+    part : ndarray of float32, shape (n parts, 2 ** BITS)
         Contribution by pattern.
+    receiver : ndarray of int, shape (n parts,)
+        The column of the values view that it belongs to, rising.
     base : ndarray of shape (1,)
         Mean of the log-odds as the trees weigh it.
+    n_columns : int
+        Of the values view.
 
     References
     ----------
     .. [1] Yang, J. (2021). Fast TreeSHAP: accelerating SHAP value computation for trees.
     """
 
+    # Patterns are bytes.
+    BITS = 8
+
     def __init__(
         self,
         column: np.ndarray,
         threshold: np.ndarray,
+        missing_left: np.ndarray,
         split: np.ndarray,
         value: np.ndarray,
-        tree: np.ndarray,
-        receiver: np.ndarray,
+        asked: np.ndarray,
         part: np.ndarray,
+        receiver: np.ndarray,
         base: np.ndarray,
+        n_columns: int,
     ) -> None:
-        self.column, self.threshold, self.split = column, threshold[:, np.newaxis], split
-        self.value, self.first_value = value.ravel(), np.arange(len(value))[:, np.newaxis] * value.shape[1]
-        firsts = np.flatnonzero(np.diff(receiver, prepend=-1))
-        self.receivers, parts = receiver[firsts], np.split(part, firsts[1:])
-        # Per receiver: its trees, where their contributions begin, and these; little enough at a time for a processor's cache.
-        self.groups = [
-            (trees, np.arange(len(trees))[:, np.newaxis] * part.shape[1], found.ravel())
-            for trees, found in zip(np.split(tree, firsts[1:]), parts, strict=True)
+        self.column, self.threshold, self.split, self.asked = column, threshold[:, np.newaxis], split, asked
+        self.holds_missing = np.flatnonzero(missing_left)
+        self.value, self.part, self.base, self.n_columns = value, part, float(base[0]), n_columns
+        self.firsts = np.flatnonzero(np.diff(receiver, prepend=-1))
+        self.receivers = receiver[self.firsts]
+        # What is taken at a time, and for which column.
+        ends = [*self.firsts[1:].tolist(), len(part)]
+        self.blocks = [
+            (receiver, slice(i, min(i + TABLES, end)))
+            for receiver, first, end in zip(self.receivers.tolist(), self.firsts.tolist(), ends, strict=True)
+            for i in range(first, end, TABLES)
         ]
-        self.base = float(base[0])
+        # Patterns are bytes, of which a processor caches as many as of two floats.
+        self._width = 1 + max(split.shape[1], asked.shape[1]) // 16
 
-    def leaves(self, X: np.ndarray) -> np.ndarray:
-        """Return what each tree adds, float32 of shape (n trees, n rows)."""
-        at = self._patterns(X)
-        at += self.first_value
-        return self.value.take(at)
-
-    def contributions(self, X: np.ndarray) -> np.ndarray:
-        """Return contributions, shape (n rows, n columns of the view)."""
-        return _in_parts(self._contributions, X, self.split.shape[1])
-
-    def _contributions(self, X: np.ndarray) -> np.ndarray:
-        patterns = self._patterns(X)
-        out = np.zeros(X.shape[::-1])
-        for receiver, (trees, begin, part) in zip(self.receivers.tolist(), self.groups, strict=False):
-            at = patterns.take(trees, axis=0)
-            at += begin
-            out[receiver] = part.take(at).sum(axis=0)
-        return out.T
-
-    def _patterns(self, X: np.ndarray) -> np.ndarray:
-        """Return the pattern of each row in each tree, int of shape (n trees, n rows)."""
+    def compare(self, X: np.ndarray) -> np.ndarray:
+        """Return whether each comparison holds, uint8 of shape (n comparisons, n rows): all that the tables ask of rows."""
         with np.errstate(over="ignore"):
             x = X.T.astype(np.float32)
+        holds = x.take(self.column, axis=0) < self.threshold  # never where missing
         gaps = np.isnan(x)
-        both = np.concatenate([np.where(gaps, np.float32(end), x) for end in (np.inf, -np.inf)])
-        left = (both.take(self.column, axis=0) < self.threshold).view(np.uint8)
-        pattern = left.take(self.split[-1], axis=0)
-        for split in self.split[-2::-1]:
-            pattern += pattern  # NumPy shifts bytes in ten times the time
-            pattern += left.take(split, axis=0)
-        return pattern.astype(np.intp)
+        if gaps.any():
+            holds[self.holds_missing] |= gaps.take(self.column[self.holds_missing], axis=0)
+        return holds.view(np.uint8)
+
+    def leaves(self, compared: np.ndarray) -> np.ndarray:
+        """Return what each tree adds, float32 of shape (n trees, n rows)."""
+        return _look_up(self.value, _patterns(compared, self.split))
+
+    def margin(self, start: np.ndarray, compared: np.ndarray) -> np.ndarray:
+        """Return ``start`` and what the trees add, float32 of shape (n rows,), one after the other, as XGBoost adds."""
+        return _in_parts(lambda rows: self._margin(start, rows), compared.T, self._width)
+
+    def _margin(self, start: np.ndarray, compared: np.ndarray) -> np.ndarray:
+        patterns, margin = _patterns(compared.T, self.split), start.repeat(len(compared))
+        for i in range(0, len(patterns), TABLES):
+            for leaf in _look_up(self.value[i : i + TABLES], patterns[i : i + TABLES]):
+                margin += leaf
+        return margin
+
+    def contributions(self, compared: np.ndarray) -> np.ndarray:
+        """Return contributions, shape (n rows, n columns of the values view)."""
+        return _in_parts(self._contributions, compared.T, self._width)
+
+    def _contributions(self, compared: np.ndarray) -> np.ndarray:
+        patterns = _patterns(compared.T, self.asked)
+        out = np.zeros((self.n_columns, len(compared)))
+        if len(compared) < ROWS_TO_SEARCH:
+            out[self.receivers] = np.add.reduceat(_look_up(self.part, patterns), self.firsts, axis=0)
+        else:
+            for receiver, tables in self.blocks:
+                out[receiver] += _look_up(self.part[tables], patterns[tables]).sum(axis=0)
+        return out.T
+
+
+def _patterns(compared: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Return the bits of (n bits, n) ``asked`` comparisons as numbers, uint8 of shape (n, n rows)."""
+    compared = np.ascontiguousarray(compared)
+    pattern = compared.take(asked[-1], axis=0)
+    for bit in asked[-2::-1]:
+        pattern += pattern  # NumPy shifts bytes in ten times the time
+        pattern += compared.take(bit, axis=0)
+    return pattern
+
+
+def _look_up(tables: np.ndarray, patterns: np.ndarray) -> np.ndarray:
+    """Return of each of n tables, shape (n, size), what ``patterns``, uint8 of shape (n, n rows), say; of their shape."""
+    # Of two bytes where they are enough: NumPy widens them while it takes.
+    kind: Any = np.uint16 if tables.size <= 2**16 else np.intp
+    at = patterns.astype(kind)
+    at += np.arange(0, tables.size, tables.shape[1], dtype=kind)[:, np.newaxis]
+    return tables.ravel().take(at, mode="wrap")  # none is outside, and looking costs more
 
 
 class Boosted:
@@ -354,56 +395,55 @@ class Boosted:
         Log-odds before the first tree.
     exact : ndarray of bool, shape (1,)
         Whether the last digit matters, so that XGBoost is always asked.
+    to_columns : ndarray of bool, shape (n columns of the view, n columns of the values view)
+        Which column each comes from: one-hot columns and indicators belong to it.
     **arrays : ndarray
         Of `Trees`, and of `Tables` with ``tables.`` before their names if the trees have few splits.
     """
 
-    def __init__(self, raw: np.ndarray, start: np.ndarray, exact: np.ndarray, **arrays: np.ndarray) -> None:
+    def __init__(
+        self, raw: np.ndarray, start: np.ndarray, exact: np.ndarray, to_columns: np.ndarray, **arrays: np.ndarray
+    ) -> None:
         import xgboost
 
         self.booster = xgboost.Booster({"nthread": 1})
         self.booster.load_model(bytearray(raw.tobytes()))
         self.booster.set_param({"nthread": 1})
         tables = {name.removeprefix("tables."): arrays.pop(name) for name in [*arrays] if name.startswith("tables.")}
-        self.tables: Any = Tables(**tables) if tables else None
+        self.tables: Any = Tables(**tables, n_columns=to_columns.shape[1]) if tables else None
         self.trees = Trees(**arrays)
         self.start = start
+        self.to_columns = to_columns.astype(float)
         self.rows_in_numpy = 0 if exact[0] else ROWS_IN_NUMPY
 
-    def p_good(self, X: np.ndarray) -> np.ndarray:
-        """Return P(good), shape (n rows,)."""
+    def p_good(self, X: np.ndarray, compared: np.ndarray | None = None) -> np.ndarray:
+        """Return P(good), shape (n rows,); `Tables.compare` may have ``compared`` the rows before."""
         # In XGBoost's own order and precision: the margin is the same to the last bit, P(good) almost always.
         if len(X) <= self.rows_in_numpy:
             rows = np.empty((len(X), 1 + len(self.trees.roots)), dtype=np.float32)
-            rows[:, 0], rows[:, 1:] = self.start, self.trees.values(X)
+            rows[:, 0], rows[:, 1:] = self.start, self.trees.values(X) if compared is None else self.tables.leaves(compared).T
             margin = np.add.accumulate(rows, axis=1)[:, -1]
         elif self.tables is not None:
-            margin = _in_parts(self._margin_by_tables, X, len(self.trees.roots))
+            margin = self.tables.margin(self.start, self.tables.compare(X) if compared is None else compared)
         else:
             return self.booster.inplace_predict(np.ascontiguousarray(X), validate_features=False).astype(float)
         odds_of_bad = np.exp(-margin.astype(float)).astype(np.float32)
         return (1 / (odds_of_bad + np.float32(1))).astype(float)
 
-    def _margin_by_tables(self, X: np.ndarray) -> np.ndarray:
-        margin = self.start.repeat(len(X))
-        for leaf in self.tables.leaves(X):
-            margin += leaf
-        return margin
-
-    def margin(self, X: np.ndarray) -> np.ndarray:
+    def margin(self, X: np.ndarray, compared: np.ndarray | None = None) -> np.ndarray:
         """Return the log-odds, shape (n rows,)."""
-        return log_odds(self.p_good(X))
+        return log_odds(self.p_good(X, compared))
 
-    def split(self, X: np.ndarray) -> Split:
-        """Return base and tree SHAP values, shape (n rows, n columns of the view)."""
+    def split(self, X: np.ndarray, compared: np.ndarray | None = None) -> Split:
+        """Return base and tree SHAP values, shape (n rows, n columns of the values view)."""
         if self.tables is not None:
-            return self.tables.base, self.tables.contributions(X)
+            return self.tables.base, self.tables.contributions(self.tables.compare(X) if compared is None else compared)
         from xgboost import DMatrix
 
         found = self.booster.predict(DMatrix(X, nthread=1), pred_contribs=True).astype(float)
         base, parts = float(found[0, -1]), found[:, :-1]
         parts += (self.margin(X) - base - parts.sum(axis=1))[:, np.newaxis] / parts.shape[1]
-        return base, parts
+        return base, parts @ self.to_columns
 
 
 class Kernel:
@@ -429,6 +469,7 @@ class Kernel:
         return _in_parts(self._decide, X, len(self.vectors))
 
     def _decide(self, X: np.ndarray) -> np.ndarray:
+        X = np.ascontiguousarray(X)
         distances = (X**2).sum(axis=1)[:, np.newaxis] + self.lengths - 2 * (X @ self.vectors.T)
         return np.exp(-self.gamma * np.maximum(distances, 0)) @ self.weight + self.intercept
 

@@ -56,6 +56,8 @@ NEGLIGIBLE = 1e-6
 FEW = 5
 # Texts that are remembered: applicants share most of them.
 REMEMBERED = 50_000
+# Places are numbers of fewer bits.
+PLACE_BITS = 24
 
 
 class Reference(NamedTuple):
@@ -273,14 +275,21 @@ class Wording:
             english = (column.english if column else "").replace("_", " ") or name
             unit = f" {column.unit}" if column and column.unit else ""
             self._columns.append((name, english, contract.code_labels.get(name, {}), unit))
-        self._said: dict[tuple[int, float | None, int], Reason] = {}
-        self._said_at: dict[int, Reason] = {}
+        # By column, cell and points, or by place and points.
+        self._said: dict[tuple[int, float | None, int] | int, Reason] = {}
 
     def __len__(self) -> int:
         return len(self._columns)
 
     def reasons(
-        self, cells: np.ndarray, parts: np.ndarray, points_per_log_odds: float, top: int, places: np.ndarray | None = None
+        self,
+        cells: np.ndarray,
+        parts: np.ndarray,
+        points_per_log_odds: float,
+        top: int,
+        places: np.ndarray | None = None,
+        *,
+        alike: bool = False,
     ) -> list[list[Reason]]:
         """Put the columns that lower each row's score most into words.
 
@@ -294,7 +303,9 @@ class Wording:
         top : int
             Reasons per row at most; a row has fewer if fewer columns count against it.
         places : ndarray of int, shape (n columns, n rows), optional
-            Of cells that have the same contribution whenever they have the same place; 0: no place.
+            Cells that have the same place are the same; 0: no place.
+        alike : bool
+            Whether cells that have the same place also have the same contribution.
 
         Returns
         -------
@@ -302,54 +313,42 @@ class Wording:
             The heaviest first; of equal ones the contract's first.
         """
         worst = _smallest(parts, top)
-        rows = np.arange(len(parts))[:, np.newaxis]
-        heaviest = parts[rows, worst]
+        # Where they are in tables that lie column by column, as all of many rows do.
+        at = worst * len(parts) + np.arange(len(parts))[:, np.newaxis]
+        heaviest = parts.T.ravel().take(at)
         against = heaviest <= -NEGLIGIBLE
-        columns, contributions, of_cells = worst[against], heaviest[against], cells[rows, worst][against]
-        found: list[Any]
+        at, columns, contributions = at[against], worst[against], heaviest[against]
+        of_cells, points = cells.T.ravel().take(at), points_per_log_odds * contributions
+        lost = np.rint(-points).astype(int)
+        keys: Any
         if places is None:
-            found = self._word(columns, of_cells, contributions, points_per_log_odds)
+            named = [None if cell != cell else cell for cell in of_cells.tolist()]  # noqa: PLR0124 - NaN is not equal to itself
+            keys, known = list(zip(columns.tolist(), named, lost.tolist(), strict=True)), None
         else:
-            at = places.T[rows, worst][against]
-            found = list(map(self._said_at.get, at.tolist()))
-            if new := [i for i, said in enumerate(found) if said is None]:
-                said = self._word(columns[new], of_cells[new], contributions[new], points_per_log_odds)
-                if len(self._said_at) < REMEMBERED:
-                    self._said_at.update(pair for pair in zip(at[new].tolist(), said, strict=True) if pair[0])
-                for i, reason in zip(new, said, strict=True):
-                    found[i] = reason
-        ends = np.cumsum(against.sum(axis=1)).tolist()
+            known = places.ravel().take(at)
+            keys = (known if alike else known + (lost + 1 << PLACE_BITS)).tolist()
+        found: list[Any] = list(map(self._said.get, keys))
+        if not all(found):
+            for i in [i for i, said in enumerate(found) if said is None]:
+                found[i] = self._say(*(of_all[i].item() for of_all in (columns, of_cells, lost, contributions, points)))
+                if (known is None or known[i]) and len(self._said) < REMEMBERED:
+                    self._said[keys[i]] = found[i]
+        if not alike:
+            numbers = zip(found, contributions.tolist(), points.tolist(), strict=True)
+            found = [Reason(said.column, said.code, contribution, fewer, said.text) for said, contribution, fewer in numbers]
+        if len(parts) == 1:
+            return [found]
+        ends = against.T.copy().sum(axis=0).cumsum().tolist()
         return [found[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
-    def _word(
-        self, columns: np.ndarray, cells: np.ndarray, contributions: np.ndarray, points_per_log_odds: float
-    ) -> list[Reason]:
-        points = points_per_log_odds * contributions
-        keys = zip(
-            columns.tolist(),
-            [None if cell != cell else cell for cell in cells.tolist()],  # noqa: PLR0124 - NaN is not equal to itself
-            np.rint(-points).astype(int).tolist(),
-            strict=True,
-        )
-        found = []
-        for key, contribution, fewer in zip(keys, contributions.tolist(), points.tolist(), strict=True):
-            said = self._said.get(key) or self._say(key, contribution, fewer)
-            if said.contribution != contribution:
-                said = Reason(said.column, said.code, contribution, fewer, said.text)
-            found.append(said)
-        return found
-
-    def _say(self, key: tuple[int, float | None, int], contribution: float, points: float) -> Reason:
-        """Word a reason: a cell (None: missing) of a column, and the points that it costs."""
-        place, cell, lost = key
+    def _say(self, place: int, cell: float, lost: int, contribution: float, points: float) -> Reason:
+        """Word a reason: a cell (NaN: missing) of a column, and the points that it costs."""
         name, english, meanings, unit = self._columns[place]
-        value = "missing" if cell is None else meanings.get(cell) or f"{cell:.6g}{unit}"
+        missing = cell != cell  # noqa: PLR0124
+        value = "missing" if missing else meanings.get(cell) or f"{cell:.6g}{unit}"
         amount = "less than a point" if lost == 0 else f"{lost} point{'s' if lost > 1 else ''}"
-        code = f"{name}_missing" if cell is None else name
-        said = Reason(name, code, contribution, points, f"{english}: {value} ({amount} below the average applicant)")
-        if len(self._said) < REMEMBERED:
-            self._said[key] = said
-        return said
+        code = f"{name}_missing" if missing else name
+        return Reason(name, code, contribution, points, f"{english}: {value} ({amount} below the average applicant)")
 
 
 def _smallest(parts: np.ndarray, top: int) -> np.ndarray:
@@ -359,7 +358,7 @@ def _smallest(parts: np.ndarray, top: int) -> np.ndarray:
     left, rows = parts.T.copy(), np.arange(len(parts))
     found = np.empty((len(parts), min(top, parts.shape[1])), dtype=int)
     for i in range(found.shape[1]):
-        found[:, i] = left.argmin(axis=0)
+        found[:, i] = (left == left.min(axis=0)).argmax(axis=0)  # in two thirds of the time of argmin
         left[found[:, i], rows] = np.inf
     return found
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
+
     from mlops_project.modeling.compiled import Parsed
     from mlops_project.modeling.reasons import Reason
 
@@ -37,8 +39,8 @@ class Served(NamedTuple):
     def of(cls, scorer: CompiledScorer, pointer: Pointer) -> Served:
         return cls(scorer, Names.of(scorer), pointer)
 
-    def reasons(self, parsed: Parsed, top: int) -> list[list[Reason]]:
-        """Return reasons; where the plan has none, the pipeline is asked, which is loaded when this is done first.
+    def explain(self, parsed: Parsed, top: int) -> tuple[np.ndarray, list[list[Reason]]]:
+        """Return P(good) and reasons; where the plan has none, the pipeline is asked, which is loaded when this is done first.
 
         Raises
         ------
@@ -46,8 +48,8 @@ class Served(NamedTuple):
             If the model file is another one by now.
         """
         if self.scorer.can_explain:
-            return self.scorer.reasons(parsed.values, top, parsed.places)
-        return _pipeline(self.pointer).reasons(parsed.values, top)
+            return self.scorer.explain(parsed.values, top, parsed.places)
+        return self.scorer.p_good(parsed.values, parsed.places), _pipeline(self.pointer).reasons(parsed.values, top)
 
 
 @functools.lru_cache(maxsize=1)

@@ -92,8 +92,7 @@ def score(served: Served, found: Applicants, top: int) -> Predictions:
     else:
         parsed = scorer.parse_columns(found.columns or {}, plain=found.plain)
     treated, missing = parsed.gaps()
-    p_good = scorer.p_good(parsed.values, parsed.places)
-    reasons = served.reasons(parsed, top) if top else None
+    p_good, reasons = served.explain(parsed, top) if top else (scorer.p_good(parsed.values, parsed.places), None)
     if found.n == 1 and scorer.policy is not None:
         p: float = p_good.item()
         policy: Any = scorer.policy
