@@ -194,6 +194,34 @@ def test_parity_sees_a_small_difference(applicants: Applicants, contract: Contra
         assert parity(fitted, CompiledScorer(scorer.header, changed), reference) > tolerance(scorer)
 
 
+def test_parity_sees_a_wrong_table_of_contributions(applicants: Applicants, contract: Contract, params: Params) -> None:
+    fitted = fit_few("xgboost", applicants.table[:300], applicants.target[:300], contract, params, {})
+    scorer = compile_model(fitted)
+    reference = reference_rows(contract)
+    assert parity(fitted, scorer, reference) <= tolerance(scorer)
+    part = scorer.arrays["member0.tables.part"].copy()
+    part[0] += 1e-3
+    assert parity(fitted, CompiledScorer(scorer.header, scorer.arrays | {"member0.tables.part": part}), reference) > tolerance(
+        scorer
+    )
+
+
+def test_xgboost_is_asked_for_contributions_that_it_computes_badly(
+    applicants: Applicants, contract: Contract, params: Params
+) -> None:
+    """Trees that separate all rows have next to no weight left, by which single precision must divide."""
+    models = replace(
+        params.models, xgboost_monotone=replace(params.models.xgboost_monotone, n_estimators=1000, learning_rate=0.3)
+    )
+    preprocessor = build_preprocessor(contract, params.featurize)
+    train = replace(params.train, model="xgboost_monotone")
+    fitted = fit(applicants.table[:300], applicants.target[:300], preprocessor, contract, train, models)
+    scorer = compile_model(fitted)
+    assert scorer.can_explain
+    assert not any(".tables." in name for name in scorer.arrays)
+    assert parity(fitted, scorer, reference_rows(contract)) <= tolerance(scorer)
+
+
 def test_reference_rows_hold_every_kind_of_dirt_in_every_column(contract: Contract) -> None:
     table = reference_rows(contract)
     cells = contract.parse_features(table)
