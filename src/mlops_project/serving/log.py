@@ -315,7 +315,7 @@ class PredictionLog:
         error = _run(self._store.sync)
         for job in jobs:
             job.error = error
-        if time.perf_counter() - begun > FAST_SYNC:
+        if error or time.perf_counter() - begun > FAST_SYNC:
             self._slow = min(2 * self._slow, MOST_LEFT)
             self._left_to_thread = self._slow
         else:
@@ -740,6 +740,8 @@ class SqliteStore(Store):
         self.path = os.path.abspath(path)
         self._durable, self._waits = durable, waits
         self._wal: int | None = None
+        self._doubtful = False
+        """Whether a sync failed since the write-ahead log was empty."""
         with self.problems():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
             # Personal data: for the owner only. The files that SQLite puts beside it take its mode. Only if it is new: who closes
@@ -809,6 +811,7 @@ class SqliteStore(Store):
         # SQLite goes on writing to a file that has no name any more: nobody would find the records.
         if os.stat(self.path).st_ino != self._inode:
             raise LogError(f"{self.path}: was replaced while in use; restart the service")
+        self._leave_no_doubt()
         return super().attempt(work)
 
     @contextlib.contextmanager
@@ -831,9 +834,28 @@ class SqliteStore(Store):
 
     def sync(self) -> None:
         """Make safe what the store that is `at_once` has appended: what ``synchronous=FULL`` does at the end of a commit."""
-        if self._wal is not None:
-            with self.problems():
+        if self._wal is None:
+            return
+        with self.problems():
+            self._leave_no_doubt()
+            try:
                 _sync(self._wal)
+            except OSError:
+                self._doubtful = True
+                raise
+
+    def _leave_no_doubt(self) -> None:
+        """Move all to the table, and sync that, after a sync failed.
+
+        The system tells once that it could not write: the next sync succeeds without what was lost, and whatever stands behind a
+        gap in the write-ahead log is lost with it.
+        """
+        if self._doubtful:
+            with self._locked():
+                ((busy, _, _),) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if busy:
+                raise LogError(f"{self.path}: a sync failed, and somebody reads the log, so that it cannot be written anew yet")
+            self._doubtful = False
 
     def checkpoint(self) -> None:
         """Move what was appended from the write-ahead log to the table, so that the former does not grow."""
