@@ -683,7 +683,7 @@ def test_tampered_model_is_refused_and_the_old_one_goes_on(target, models, what,
 
 def test_no_key_is_in_any_log_or_file(target):
     """After all attacks: neither the service's log, nor the prediction log, nor plans, figures and the file of keys hold one."""
-    secrets = [token.rsplit("_", 1)[1].encode() for token in target.tokens.values()]
+    secrets = [token.split("_", 2)[2].encode() for token in target.tokens.values()]
     secrets += [token.encode() for token in target.tokens.values()]
     files = [path for path in target.running.folder.rglob("*") if path.is_file()]
     assert {"service.log", "predictions.db", "keys.json"} <= {path.name for path in files}
