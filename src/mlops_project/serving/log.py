@@ -307,15 +307,15 @@ class PredictionLog:
         return all(job.written for job in jobs)
 
     def _sync_at_once(self, jobs: list[_Job]) -> bool:
-        """Sync unless the disk was slow lately; the slower it stays, the more is left to the thread."""
-        if self._left_to_thread:
-            self._left_to_thread -= 1
+        """Sync unless it may take time: the slower the disk stays, the more is left to the thread."""
+        if self._left_to_thread or self._store.doubtful:
+            self._left_to_thread = max(0, self._left_to_thread - 1)
             return False
         begun = time.perf_counter()
         error = _run(self._store.sync)
         for job in jobs:
             job.error = error
-        if error or time.perf_counter() - begun > FAST_SYNC:
+        if time.perf_counter() - begun > FAST_SYNC:
             self._slow = min(2 * self._slow, MOST_LEFT)
             self._left_to_thread = self._slow
         else:
@@ -421,6 +421,8 @@ class Store:
     # What a record itself can be the reason of.
     data_errors: tuple[type[Exception], ...] = (ValueError, TypeError, OverflowError)
     connection: Any
+    doubtful = False
+    """Whether a sync failed, so that the next one has more to do, and may have to wait."""
 
     tables: tuple[str, ...] = (
         (
@@ -740,8 +742,7 @@ class SqliteStore(Store):
         self.path = os.path.abspath(path)
         self._durable, self._waits = durable, waits
         self._wal: int | None = None
-        self._doubtful = False
-        """Whether a sync failed since the write-ahead log was empty."""
+        self.doubtful = False
         with self.problems():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
             # Personal data: for the owner only. The files that SQLite puts beside it take its mode. Only if it is new: who closes
@@ -841,7 +842,7 @@ class SqliteStore(Store):
             try:
                 _sync(self._wal)
             except OSError:
-                self._doubtful = True
+                self.doubtful = True
                 raise
 
     def _leave_no_doubt(self) -> None:
@@ -850,12 +851,12 @@ class SqliteStore(Store):
         The system tells once that it could not write: the next sync succeeds without what was lost, and whatever stands behind a
         gap in the write-ahead log is lost with it.
         """
-        if self._doubtful:
+        if self.doubtful:
             with self._locked():
                 ((busy, _, _),) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             if busy:
                 raise LogError(f"{self.path}: a sync failed, and somebody reads the log, so that it cannot be written anew yet")
-            self._doubtful = False
+            self.doubtful = False
 
     def checkpoint(self) -> None:
         """Move what was appended from the write-ahead log to the table, so that the former does not grow."""
