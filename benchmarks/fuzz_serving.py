@@ -97,8 +97,8 @@ class Fuzzed:
 
     def check_log(self) -> int:
         """Read the log back, fail unless each record is whole, and return the number of applicants."""
-        from mlops_project.serving.log import open_store
         from mlops_project.serving.predictions import export
+        from mlops_project.serving.stores import open_store
 
         store = open_store(f"sqlite:///{self._folder}/log.db", create=False)
         try:

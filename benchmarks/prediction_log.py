@@ -80,7 +80,8 @@ async def _appending(
     import msgspec
     import numpy as np
 
-    from mlops_project.serving.log import PredictionLog, Record, new_request_id, results
+    from mlops_project.serving.log import PredictionLog
+    from mlops_project.serving.records import Record, new_request_id, results
 
     random = np.random.default_rng(7)
     table = [dict(zip(COLUMNS, row, strict=True)) for row in random.integers(0, 100, (applicants, 20)).tolist()]

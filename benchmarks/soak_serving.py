@@ -174,7 +174,7 @@ class Soak:
 
     def unlogged(self, database: Path) -> tuple[int, int, Counter[str]]:
         """Return how many acknowledged predictions the log does not hold as they were answered, its size, and its versions."""
-        from mlops_project.serving.log import read_results
+        from mlops_project.serving.records import read_results
 
         connection = sqlite3.connect(database)
         logged, fine, versions = 0, 0, Counter[str]()

@@ -26,7 +26,7 @@ from mlops_project.monitoring.monitor import main
 from mlops_project.monitoring.quality import Decided, Window, quality
 from mlops_project.monitoring.views import VIEWS
 from mlops_project.monitoring.windows import rows_of
-from mlops_project.serving.log import open_store
+from mlops_project.serving.stores import open_store
 from mlops_project.validation import validate_table
 from running import Running, train
 from watching import Watching, free_port

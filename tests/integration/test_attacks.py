@@ -16,8 +16,8 @@ import pytest
 
 from mlops_project.files import APPLICANT_ID
 from mlops_project.serving import keys
-from mlops_project.serving.log import open_store
 from mlops_project.serving.predictions import export, inputs_of
+from mlops_project.serving.stores import open_store
 from running import VARIANTS, Running, put, train
 
 pytestmark = pytest.mark.integration

@@ -20,8 +20,10 @@ import pytest
 pytest.importorskip("psycopg")
 import psycopg
 
-from mlops_project.serving.log import LogError, PredictionLog, Record, new_request_id, open_store, results
+from mlops_project.serving.log import PredictionLog
 from mlops_project.serving.predictions import main
+from mlops_project.serving.records import Record, new_request_id, results
+from mlops_project.serving.stores import LogError, open_store
 
 pytestmark = pytest.mark.integration
 
@@ -228,7 +230,8 @@ def test_while_the_server_is_down_nothing_is_acknowledged_and_then_it_goes_on(se
 
 APPENDING = """
 import asyncio, os, sys, time
-from mlops_project.serving.log import PredictionLog, Record, new_request_id, results
+from mlops_project.serving.log import PredictionLog
+from mlops_project.serving.records import Record, new_request_id, results
 
 async def main():
     log = PredictionLog.open(sys.argv[1])

@@ -11,7 +11,9 @@ import pytest
 from mlops_project.dataset import DataCleaner, DataLoader, DataSplitter, table_files
 from mlops_project.errors import DataError
 from mlops_project.monitoring.batches import _file_behind, append, labelled, logged_applicants, read_batch, refused
-from mlops_project.serving.log import PredictionLog, Record, new_request_id, open_store, results
+from mlops_project.serving.log import PredictionLog
+from mlops_project.serving.records import Record, new_request_id, results
+from mlops_project.serving.stores import open_store
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from mlops_project.monitoring.isolated import LOCK, PLACE, locked
 from mlops_project.monitoring.promotion import Target
 from mlops_project.monitoring.retrain_cli import main
 from mlops_project.monitoring.retraining import candidate, read_reports
-from mlops_project.serving.log import open_store
+from mlops_project.serving.stores import open_store
 
 
 def tag(name: str, commit: str) -> None:

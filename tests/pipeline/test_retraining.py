@@ -247,7 +247,8 @@ def test_a_challenger_waits_for_approval_in_shadow_and_is_promoted_by_another_jo
 def fill_log(clone, new_rows, tmp_path) -> None:
     import asyncio
 
-    from mlops_project.serving.log import PredictionLog, Record, new_request_id, results
+    from mlops_project.serving.log import PredictionLog
+    from mlops_project.serving.records import Record, new_request_id, results
 
     rows = json.loads(new_rows(200, 8).drop(columns="kredit").to_json(orient="records"))
 

@@ -18,18 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_project.serving import log as log_module
-from mlops_project.serving.log import (
-    LogError,
-    PredictionLog,
-    Record,
-    SqliteStore,
-    decoded,
-    new_request_id,
-    open_store,
-    pack,
-    read_results,
-    results,
-)
+from mlops_project.serving import stores as stores_module
+from mlops_project.serving.log import PredictionLog
+from mlops_project.serving.records import Record, decoded, new_request_id, pack, read_results, results
+from mlops_project.serving.stores import LogError, SqliteStore, open_store
 
 
 def record(rows: int = 1, applicants=(), when: float | None = None, inputs: bytes | None = None) -> Record:
@@ -111,7 +103,7 @@ def syncs(monkeypatch):
     class Syncs(list):
         pause, error = 0.0, None
 
-    found, sync = Syncs(), log_module._sync
+    found, sync = Syncs(), stores_module._sync
 
     def watched(descriptor):
         time.sleep(found.pause)
@@ -120,7 +112,7 @@ def syncs(monkeypatch):
         sync(descriptor)
         found.append(threading.current_thread())
 
-    monkeypatch.setattr(log_module, "_sync", watched)
+    monkeypatch.setattr(stores_module, "_sync", watched)
     return found
 
 
@@ -186,7 +178,7 @@ def test_the_loop_goes_on_while_another_process_has_the_log(url):
 
 
 def test_the_write_ahead_log_does_not_grow_for_ever(url, syncs, monkeypatch):
-    monkeypatch.setattr(log_module, "_sync", lambda _: None)
+    monkeypatch.setattr(stores_module, "_sync", lambda _: None)
     monkeypatch.setattr(log_module, "CHECKPOINT_BYTES", 400_000)
 
     async def work(log):
@@ -438,7 +430,8 @@ def test_request_ids_are_ordered_by_time_and_differ():
 
 APPENDING = """
 import asyncio, os, sys, time
-from mlops_project.serving.log import PredictionLog, Record, new_request_id, results
+from mlops_project.serving.log import PredictionLog
+from mlops_project.serving.records import Record, new_request_id, results
 
 async def main():
     log = PredictionLog.open(sys.argv[1])

@@ -18,7 +18,8 @@ from mlops_project.cells import INVALID, MISSING, TOKEN
 from mlops_project.files import APPLICANT_ID
 from mlops_project.modeling.policy import Policy
 from mlops_project.serving.applicants import ARROW, CSV, PARQUET
-from mlops_project.serving.log import LogError, decoded, open_store, read_results
+from mlops_project.serving.records import decoded, read_results
+from mlops_project.serving.stores import LogError, open_store
 
 MODELS = ["scorecard", "logistic_regression", "xgboost", "svm"]
 COUNT = 120

@@ -11,8 +11,9 @@ import msgspec
 import pandas as pd
 import pytest
 
-from mlops_project.serving.log import Record, new_request_id, open_store, results
 from mlops_project.serving.predictions import main
+from mlops_project.serving.records import Record, new_request_id, results
+from mlops_project.serving.stores import open_store
 
 
 def record(cells, applicants=(), age: float = 0.0) -> Record:

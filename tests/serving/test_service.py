@@ -16,9 +16,9 @@ from mlops_project.manifest import write_manifest
 from mlops_project.modeling.compiled import CompiledScorer
 from mlops_project.serving import keys, loading, metrics, models, schema
 from mlops_project.serving.loading import load
-from mlops_project.serving.log import open_store
 from mlops_project.serving.settings import read_settings
 from mlops_project.serving.state import Files, read_events
+from mlops_project.serving.stores import open_store
 
 
 @pytest.fixture

@@ -148,7 +148,8 @@ LOG = "sqlite:///log.db"
 @pytest.fixture
 def logged(place) -> list[dict]:
     """A prediction log: single applicants, a list and columns, two models, two days; returns the applicants."""
-    from mlops_project.serving.log import PredictionLog, Record, new_request_id, results
+    from mlops_project.serving.log import PredictionLog
+    from mlops_project.serving.records import Record, new_request_id, results
 
     table = pd.read_csv("window.csv", index_col=0).astype(object)
     rows = [{name: None if pd.isna(cell) else cell for name, cell in row.items()} for row in table.to_dict("records")]
@@ -177,8 +178,8 @@ def logged(place) -> list[dict]:
 @pytest.fixture
 def exported(place, logged) -> Path:
     """What `mlops-predictions export` writes of it."""
-    from mlops_project.serving.log import open_store
     from mlops_project.serving.predictions import export
+    from mlops_project.serving.stores import open_store
 
     store = open_store(LOG)
     export(store, Path("export.csv"))
@@ -221,7 +222,8 @@ def test_a_log_without_drift_passes(logged, monkeypatch, capsys):
 
 
 def test_a_log_whose_newest_predictions_moved_is_found(logged, contract):
-    from mlops_project.serving.log import Record, new_request_id, open_store, results
+    from mlops_project.serving.records import Record, new_request_id, results
+    from mlops_project.serving.stores import open_store
 
     name = first_of(contract, "numeric")
     moved = [row | {name: None if row[name] is None else row[name] * 1.8} for row in logged]
@@ -236,7 +238,7 @@ def test_a_log_whose_newest_predictions_moved_is_found(logged, contract):
 
 
 def test_what_was_deleted_since_is_not_in_the_window(logged, contract):
-    from mlops_project.serving.log import open_store
+    from mlops_project.serving.stores import open_store
 
     store = open_store(LOG)
     longer = [record.request_id for record in store.recent() if record.rows > 1]
@@ -247,7 +249,8 @@ def test_what_was_deleted_since_is_not_in_the_window(logged, contract):
 
 
 def test_any_cell_that_can_be_sent_can_be_read(place, contract):
-    from mlops_project.serving.log import Record, new_request_id, open_store, results
+    from mlops_project.serving.records import Record, new_request_id, results
+    from mlops_project.serving.stores import open_store
 
     cells = [True, False, "", "x", -1, 10**30, 1.5, 1e300, None, "1e400", "\x00", "True", 1, "1", 1.0]
     names = contract.features
@@ -449,7 +452,7 @@ def test_the_page_needs_nothing_else_and_shows_every_feature(place, contract):
 
 
 def test_the_report_is_kept_in_the_log_for_the_service(logged, capsys):
-    from mlops_project.serving.log import open_store
+    from mlops_project.serving.stores import open_store
 
     for window in (["--last", "100"], ["window.csv"]):
         found = report(*window, "--log-url", LOG, "--record", code=0)
@@ -550,7 +553,8 @@ def test_a_database_that_is_damaged_inside_is_refused(logged, capsys):
 
 @pytest.mark.parametrize("inputs", [b"{", b"[1, 2]", b"3", b"x\x9c no zlib", b'{"a": [[1]]}'])
 def test_a_record_that_the_service_did_not_write_is_refused(place, capsys, contract, inputs):
-    from mlops_project.serving.log import open_store, results
+    from mlops_project.serving.records import results
+    from mlops_project.serving.stores import open_store
 
     inputs = inputs.replace(b'"a"', json.dumps(contract.features[0]).encode())
     store = open_store(LOG)
@@ -589,7 +593,7 @@ def test_a_log_without_a_window_is_refused(logged, capsys, monkeypatch, argument
 
 
 def test_an_empty_log_is_refused(place, capsys):
-    from mlops_project.serving.log import open_store
+    from mlops_project.serving.stores import open_store
 
     open_store(LOG).close()
     assert main(["--log-url", LOG]) == 1

@@ -14,7 +14,8 @@ from mlops_project.modeling.policy import make_policy
 from mlops_project.monitoring.incoming import incoming
 from mlops_project.monitoring.monitor import main
 from mlops_project.monitoring.quality import Decided, Window, _p_values, quality, read_window, reference_of
-from mlops_project.serving.log import Judged, Record, new_request_id, open_store, results
+from mlops_project.serving.records import Judged, Record, new_request_id, results
+from mlops_project.serving.stores import open_store
 from mlops_project.validation import validate_table
 
 DAY = 86_400.0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mlops_project.config import PrepareParams
     from mlops_project.schema import Contract
-    from mlops_project.serving.log import Store
+    from mlops_project.serving.stores import Store
 
 SECONDS_PER_DAY = 86400
 MISSING_KINDS = ("tokens", "out_of_contract")
@@ -185,8 +185,8 @@ def logged_applicants(store: Store, contract: Contract) -> pd.DataFrame:
     Beside the contract's columns ``request_id``, ``position``, ``p_good``, ``decision``, ``outcome`` (1 good, 0 bad, or missing),
     and ``days`` since the decision.
     """
-    from mlops_project.serving.log import read_results
     from mlops_project.serving.predictions import inputs_of
+    from mlops_project.serving.records import read_results
 
     names = [*contract.columns]
     now = time.time()

@@ -147,14 +147,14 @@ def _window(args: argparse.Namespace, contract: Contract) -> Rows:
 
 def _log_url(args: argparse.Namespace) -> str:
     from mlops_project.serving import environment
-    from mlops_project.serving.log import DEFAULT_URL
+    from mlops_project.serving.stores import DEFAULT_URL
 
     return args.log_url or environment("MLOPS_LOG_URL") or DEFAULT_URL
 
 
 def _record(args: argparse.Namespace, report: dict[str, Any]) -> None:
     from mlops_project.files import rounded
-    from mlops_project.serving.log import open_store
+    from mlops_project.serving.stores import open_store
 
     with contextlib.closing(open_store(_log_url(args), create=False)) as store:
         store.put_report("drift", json.dumps(rounded(report), ensure_ascii=False).encode())

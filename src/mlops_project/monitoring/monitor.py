@@ -16,7 +16,7 @@ from mlops_project.runtime import guarded, setup_logging
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mlops_project.serving.log import Store
+    from mlops_project.serving.stores import Store
 
 # As mlops-drift: something was found.
 FOUND = 3
@@ -75,7 +75,7 @@ def _store(args: argparse.Namespace) -> Iterator[Store]:
 
 def _open(args: argparse.Namespace) -> Store:
     from mlops_project.serving import environment
-    from mlops_project.serving.log import DEFAULT_URL, open_store
+    from mlops_project.serving.stores import DEFAULT_URL, open_store
 
     return open_store(args.log_url or environment("MLOPS_LOG_URL") or DEFAULT_URL, create=False)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mlops_project.config import EvaluateParams, QualityParams
     from mlops_project.modeling.policy import Policy
-    from mlops_project.serving.log import Judged
+    from mlops_project.serving.records import Judged
 
 DAY = 86_400.0
 # Figure → sign of what is worse.
@@ -57,7 +57,7 @@ class Window(NamedTuple):
 
 def read_window(judged: Iterable[Judged]) -> Window:
     """Collect the approved applicants and their outcomes."""
-    from mlops_project.serving.log import read_results
+    from mlops_project.serving.records import read_results
 
     y: list[int] = []
     p_good: list[float] = []

@@ -133,7 +133,7 @@ def _run(args: argparse.Namespace) -> int:
     from mlops_project.config import load_params
     from mlops_project.monitoring.retraining import Request, read_reports, run
     from mlops_project.serving import environment
-    from mlops_project.serving.log import DEFAULT_URL
+    from mlops_project.serving.stores import DEFAULT_URL
 
     params = load_params()
     settings = params.retraining

@@ -117,7 +117,7 @@ def read_reports(files: Sequence[str], log_url: str) -> dict[str, bool]:
 
 
 def _kept_reports(log_url: str) -> dict[str, bytes]:
-    from mlops_project.serving.log import open_store
+    from mlops_project.serving.stores import open_store
 
     with contextlib.closing(open_store(log_url, create=False)) as store:
         kept = store.reports()
@@ -235,7 +235,7 @@ def _log(request: Request, settings: RetrainingParams) -> pd.DataFrame | None:
     """The prediction log, where the run needs it."""
     if not (request.from_log or request.shadow or (settings.reject_inference == "fuzzy" and request.refused is None)):
         return None
-    from mlops_project.serving.log import open_store
+    from mlops_project.serving.stores import open_store
 
     with contextlib.closing(open_store(str(request.log_url), create=False)) as store:
         return logged_applicants(store, load_contract(load_params().data.contract))

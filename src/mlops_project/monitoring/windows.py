@@ -28,7 +28,7 @@ from mlops_project.files import NEEDS_PYARROW, read_table
 
 if TYPE_CHECKING:
     from mlops_project.schema import Contract
-    from mlops_project.serving.log import Record
+    from mlops_project.serving.records import Record
 
 PREFIX = "input_"
 LOGGED = ("request_id", "time", "model_version", "p_good")
@@ -232,7 +232,7 @@ def read_log(
     DataError
         If it holds no such prediction, or a record that the service did not write.
     """
-    from mlops_project.serving.log import open_store
+    from mlops_project.serving.stores import open_store
 
     source = _shown(url)
     cells: dict[str, list[Any]] = {name: [] for name in contract.features}
@@ -266,7 +266,7 @@ def read_log(
 
 def _take(record: Record, cells: dict[str, list[Any]], p_good: list[float | None]) -> int:
     """Append the applicants of a record, but those that were deleted since; return their number."""
-    from mlops_project.serving.log import decoded, read_results
+    from mlops_project.serving.records import decoded, read_results
 
     content, answers = decoded(record.inputs), read_results(record.results)
     there = [i for i, decision in enumerate(answers.decision) if decision is not None]

@@ -24,16 +24,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from mlops_project.serving import reported
-from mlops_project.serving.log import LogError
 from mlops_project.serving.state import read_events
+from mlops_project.serving.stores import LogError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mlops_project.serving.log import PredictionLog, Report
+    from mlops_project.serving.log import PredictionLog
     from mlops_project.serving.models import Models, Served
     from mlops_project.serving.problems import App, Receive, Scope, Send
+    from mlops_project.serving.records import Report
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # The library reads it when it is imported.

@@ -24,8 +24,8 @@ from mlops_project.modeling.reasons import Reason  # noqa: TC001 - msgspec reads
 from mlops_project.modeling.scale import log_odds
 from mlops_project.serving import applicants as bodies
 from mlops_project.serving.applicants import CSV, JSON, PARQUET, TYPES
-from mlops_project.serving.log import Record, new_request_id, pack, results
 from mlops_project.serving.problems import Refusal
+from mlops_project.serving.records import Record, new_request_id, pack, results
 
 if TYPE_CHECKING:
     from mlops_project.serving.applicants import Applicants

@@ -18,7 +18,8 @@ from mlops_project.files import NEEDS_PYARROW, atomic_path
 from mlops_project.runtime import guarded, setup_logging
 from mlops_project.serving import environment
 from mlops_project.serving.keys import seconds_of
-from mlops_project.serving.log import DEFAULT_URL, Logged, Store, decoded, open_store, read_results
+from mlops_project.serving.records import Logged, decoded, read_results
+from mlops_project.serving.stores import DEFAULT_URL, Store, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

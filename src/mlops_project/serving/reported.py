@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from mlops_project.serving.log import Report
+    from mlops_project.serving.records import Report
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from mlops_project.serving.models import Models
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from mlops_project.serving.log import Record
     from mlops_project.serving.problems import Answer, Headers
+    from mlops_project.serving.records import Record
     from mlops_project.serving.settings import Settings
 
 ROUTES = frozenset(
